@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The decision path of every packet, for both directions and both address
+ * families. decide() is the list of questions; each either answers or leaves
+ * the packet to the next. leave() is the only way out: it counts and reports.
+ */
+#ifndef PERIMETERD_DECIDE_H
+#define PERIMETERD_DECIDE_H
+
+#include <linux/types.h>
+#include <stdbool.h>
+
+#include <bpf/bpf_helpers.h>
+
+#include "clock.h"
+#include "failsafe.h"
+#include "flow.h"
+#include "fragment.h"
+#include "maps.h"
+#include "packet.h"
+#include "policy.h"
+#include "question.h"
+#include "report.h"
+#include "types.h"
+
+static __always_inline void answer_without_policy(struct judgement *answer, __u32 reason, __u32 verdict, __u32 end)
+{
+	*answer = (struct judgement){
+		.verdict = verdict,
+		.would_be = verdict,
+		.reason = reason,
+		.direction = end,
+	};
+}
+
+/* Passes that are neither decisions nor of a member's policy. */
+static __always_inline bool pass(struct judgement *answer, const struct packet *pkt, __u32 reason)
+{
+	answer_without_policy(answer, reason, VERDICT_ALLOW, pkt->end);
+	return true;
+}
+
+static __always_inline __u32 denied_category(__u32 direction)
+{
+	return direction == DIRECTION_INBOUND ? NspPublicInboundPerimeterRulesDenied
+					      : NspPublicOutboundPerimeterRulesDenied;
+}
+
+/*
+ * A packet that cannot be understood, or whose first fragment was denied, is
+ * dropped where a strict member may get it and passed elsewhere. Where it is
+ * addressed to nobody of ours it is none of our business.
+ */
+static __noinline void decide_unjudgeable(struct question *question, __u32 why)
+{
+	const struct packet *pkt = &question->packet;
+	struct judgement *answer = &question->answer;
+	__u32 strict = question->control.flags & CONTROL_STRICT_HERE;
+	__u32 audit = 0;
+
+	pass(answer, pkt, why);
+	if (pkt->family != 0) {
+		struct local *local = policy_local(&question->control, pkt);
+
+		if (!local)
+			return;
+		strict = local->flags & (pkt->end == END_TOWARDS ? LOCAL_STRICT_INBOUND : LOCAL_STRICT_OUTBOUND);
+		audit = local->flags & LOCAL_AUDIT;
+		answer->member = local->outbound;
+	}
+	if (!strict && !audit)
+		return;
+	answer->would_be = VERDICT_DENY;
+	answer->verdict = strict ? VERDICT_DENY : VERDICT_ALLOW;
+	answer->category = denied_category(pkt->end);
+	report_denial(pkt, answer, question->ifindex, question->control.generation);
+}
+
+/*
+ * Judges a flow again that was allowed under another generation, in the
+ * direction in which it was opened. False: it is cut, `answer` says why.
+ */
+static __noinline bool flow_rejudge(struct question *question, struct flow *flow, __u32 table)
+{
+	const struct packet *pkt = &question->packet;
+	struct judgement *answer = &question->answer;
+
+	policy_judge(&question->control, pkt, flow->direction, question->ifindex, answer);
+	if (answer->verdict == VERDICT_ALLOW && answer->reason != REASON_UNGOVERNED) {
+		flow->outcome = answer->outcome;
+		flow->member = answer->member;
+		flow->reason = answer->reason;
+		flow->category = answer->category;
+		flow->flags = (flow->flags & ~(FLOW_EXPIRES | FLOW_WOULD_BE_DENIED)) |
+			      (answer->expires ? FLOW_EXPIRES : 0) |
+			      (answer->would_be == VERDICT_DENY ? FLOW_WOULD_BE_DENIED : 0);
+		flow->generation = question->control.generation;
+		return true;
+	}
+	question->ended = *flow;
+	if (!flow_remove(pkt, table))
+		return false; /* another CPU cut it and told */
+	if (answer->verdict == VERDICT_DENY)
+		report_cut(pkt, answer, &question->ended, question->ifindex, question->control.generation);
+	else if (!(question->ended.flags & FLOW_ENDED))
+		report_end(pkt, &question->ended);
+	return false;
+}
+
+/* True when the flow's verdict still holds without asking the policy. */
+static __always_inline bool flow_is_current(const struct question *question, const struct flow *flow)
+{
+	struct outcome *outcome;
+
+	if (flow->generation != question->control.generation)
+		return false;
+	if (!(flow->flags & FLOW_EXPIRES))
+		return true;
+	outcome = policy_outcome(policy_slot(&question->control), flow->outcome);
+	return outcome && !policy_expired(outcome);
+}
+
+/*
+ * Does the packet belong to a flow that is allowed? True when it is answered
+ * here: passed, or denied because the flow no longer is allowed.
+ */
+static __always_inline bool decide_by_flow(struct question *question)
+{
+	const struct packet *pkt = &question->packet;
+	struct judgement *answer = &question->answer;
+	__u32 table = FLOW_TABLE_ESTABLISHED;
+	struct flow *flow = flow_find(pkt, FLOW_TABLE_ESTABLISHED);
+
+	if (!flow) {
+		table = FLOW_TABLE_OPENING;
+		flow = flow_find(pkt, FLOW_TABLE_OPENING);
+		if (!flow)
+			return false;
+	}
+	if (flow_is_idle(flow, pkt->protocol) || flow_is_reopened(flow, pkt)) {
+		question->ended = *flow;
+		if (flow_remove(pkt, table) && !(question->ended.flags & FLOW_ENDED))
+			report_end(pkt, &question->ended);
+		return false; /* a new flow on an old key */
+	}
+	if (!flow_is_current(question, flow) && !flow_rejudge(question, flow, table))
+		return answer->reason != REASON_UNGOVERNED || pass(answer, pkt, REASON_UNGOVERNED);
+
+	if (flow_advance(flow, pkt)) {
+		flow->flags |= FLOW_ENDED;
+		report_end(pkt, flow);
+	}
+	if (table == FLOW_TABLE_OPENING && flow_is_settled(flow, pkt))
+		flow_settle(pkt, flow);
+	return pass(answer, pkt, REASON_ESTABLISHED);
+}
+
+/*
+ * Is it an ICMP error about a packet of an allowed flow? The quoted packet went
+ * the other way, and the error must come to, or from, the flow's own member.
+ */
+static __noinline bool decide_by_quoted_flow(context *ctx, struct question *question)
+{
+	const struct packet *pkt = &question->packet;
+	struct judgement *answer = &question->answer;
+	const struct packet *quoted = &question->quoted;
+	struct flow *flow;
+
+	if (question_read(ctx, question, QUESTION_PACKET, PART_QUOTED,
+			  pkt->end == END_TOWARDS ? END_FROM : END_TOWARDS) != REASON_NONE)
+		return false;
+	if (quoted->fragment == FRAGMENT_LATER)
+		return false;
+	for (int i = 0; i < 4; i++)
+		if (quoted->local.word_be[i] != pkt->local.word_be[i])
+			return false;
+	flow = flow_find(quoted, FLOW_TABLE_ESTABLISHED);
+	if (!flow)
+		flow = flow_find(quoted, FLOW_TABLE_OPENING);
+	if (!flow || flow_is_idle(flow, quoted->protocol))
+		return false;
+	if (!flow_is_current(question, flow)) {
+		policy_judge(&question->control, quoted, flow->direction, question->ifindex, answer);
+		if (answer->verdict == VERDICT_DENY)
+			return false;
+	}
+	return pass(answer, pkt, REASON_RELATED);
+}
+
+/*
+ * What the policy says about a packet that belongs to no flow. TCP in
+ * mid-stream may have been opened by either side before we looked, so it is
+ * judged both ways and passes if either is allowed; the side with the lower
+ * port is taken for the server.
+ */
+static __noinline bool decide_by_policy(struct question *question)
+{
+	const struct packet *pkt = &question->packet;
+	struct judgement *answer = &question->answer;
+	__u32 direction = pkt->end;
+	bool midstream = pkt->protocol == PROTOCOL_TCP && !packet_opens_tcp(pkt);
+
+	if (midstream)
+		direction = pkt->local_port < pkt->peer_port ? DIRECTION_INBOUND : DIRECTION_OUTBOUND;
+	policy_judge(&question->control, pkt, direction, question->ifindex, answer);
+	if (midstream && answer->verdict == VERDICT_DENY) {
+		struct judgement *other = &question->other;
+
+		policy_judge(&question->control, pkt, !direction, question->ifindex, other);
+		/* Of two denials, the one in the packet's own direction is told. */
+		if (other->verdict == VERDICT_ALLOW || direction != pkt->end)
+			*answer = *other;
+	}
+	return midstream;
+}
+
+/* Enters the flow of a packet that was allowed, and reports its start. */
+static __noinline void flow_start(struct question *question, bool midstream)
+{
+	const struct packet *pkt = &question->packet;
+	const struct judgement *answer = &question->answer;
+	struct flow flow = {
+		.started = clock_ns(),
+		.seen = clock_jiffies(),
+		.generation = question->control.generation,
+		.outcome = answer->outcome,
+		.member = answer->member,
+		.ifindex = question->ifindex,
+		.direction = answer->direction,
+		.state = midstream ? FLOW_ESTABLISHED : FLOW_OPENING,
+		.flags = (answer->expires ? FLOW_EXPIRES : 0) |
+			 (answer->would_be == VERDICT_DENY ? FLOW_WOULD_BE_DENIED : 0) |
+			 (midstream ? FLOW_MIDSTREAM : 0),
+		.reason = answer->reason,
+		.category = answer->category,
+	};
+	long taken;
+
+	flow.packets[pkt->end & 1] = 1;
+	flow.bytes[pkt->end & 1] = pkt->length;
+	if (midstream && flow_insert(pkt, FLOW_TABLE_ESTABLISHED, &flow) == 0)
+		taken = 0;
+	else
+		taken = flow_insert(pkt, FLOW_TABLE_OPENING, &flow);
+	if (taken == FLOW_EXISTS)
+		return; /* another CPU entered it in the same moment and told */
+	report_start(pkt, answer, &flow, question->ifindex, question->control.generation);
+}
+
+/* The questions, in order. Every packet gets an answer. */
+static __always_inline void decide(context *ctx, struct question *question, enum reason parsed)
+{
+	struct packet *pkt = &question->packet;
+	struct judgement *answer = &question->answer;
+	bool midstream;
+
+	if (question->control.generation == 0) {
+		pass(answer, pkt, REASON_NO_POLICY);
+		return;
+	}
+	if (parsed == REASON_NOT_IP) {
+		pass(answer, pkt, REASON_NOT_IP);
+		return;
+	}
+	if (parsed == REASON_NONE && pkt->fragment == FRAGMENT_LATER) {
+		parsed = fragment_follow(pkt);
+		if (parsed == REASON_FRAGMENT_FOLLOWS) {
+			pass(answer, pkt, REASON_FRAGMENT_FOLLOWS);
+			return;
+		}
+	}
+	if (parsed != REASON_NONE) {
+		decide_unjudgeable(question, parsed);
+		return;
+	}
+	if (decide_by_flow(question))
+		return;
+	if (failsafe_allows(pkt)) {
+		pass(answer, pkt, REASON_LINK_FAILSAFE);
+		return;
+	}
+	if (pkt->icmp_kind == ICMP_KIND_ERROR && decide_by_quoted_flow(ctx, question))
+		return;
+
+	midstream = decide_by_policy(question);
+	if (answer->reason == REASON_UNGOVERNED)
+		return;
+	if (answer->verdict == VERDICT_DENY)
+		report_denial(pkt, answer, question->ifindex, question->control.generation);
+	else if (!(midstream && pkt->tcp_flags & TCP_RST)) /* a reset opens nothing */
+		flow_start(question, midstream);
+}
+
+/* The only way out. Counts the packet; true if it may pass. */
+static __always_inline bool leave(const struct question *question, __u32 frame_length)
+{
+	const struct packet *pkt = &question->packet;
+	const struct judgement *answer = &question->answer;
+
+	if (pkt->fragment == FRAGMENT_FIRST && answer->reason != REASON_UNGOVERNED)
+		fragment_remember(pkt, answer->verdict, question->control.generation);
+	report_packet(answer->reason, pkt->length ? pkt->length : frame_length);
+	return answer->verdict == VERDICT_ALLOW;
+}
+
+#endif

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Flows: finding, entering, moving their state, removing. A flow is in one of
+ * two tables: `opening` until it is answered, `established` from then on. Owns
+ * no verdict: a flow is in a table because it was allowed.
+ */
+#ifndef PERIMETERD_FLOW_H
+#define PERIMETERD_FLOW_H
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <stdbool.h>
+
+#include <bpf/bpf_helpers.h>
+
+#include "clock.h"
+#include "maps.h"
+#include "packet.h"
+#include "settings.h"
+#include "types.h"
+
+/* A flow's opener sends the way its direction is numbered. */
+_Static_assert((int)DIRECTION_INBOUND == (int)END_TOWARDS, "direction is the opener's way");
+_Static_assert((int)DIRECTION_OUTBOUND == (int)END_FROM, "direction is the opener's way");
+
+enum flow_table {
+	FLOW_TABLE_ESTABLISHED,
+	FLOW_TABLE_OPENING,
+};
+
+static __always_inline void flow_key4_of(const struct packet *pkt, struct flow_key4 *key)
+{
+	*key = (struct flow_key4){
+		.local_be = pkt->local.word_be[0],
+		.peer_be = pkt->peer.word_be[0],
+		.local_port = pkt->local_port,
+		.peer_port = pkt->peer_port,
+		.protocol = pkt->protocol,
+	};
+}
+
+static __always_inline void flow_key6_of(const struct packet *pkt, struct flow_key6 *key)
+{
+	*key = (struct flow_key6){
+		.local_port = pkt->local_port,
+		.peer_port = pkt->peer_port,
+		.protocol = pkt->protocol,
+	};
+	__builtin_memcpy(key->local_be, pkt->local.word_be, sizeof(key->local_be));
+	__builtin_memcpy(key->peer_be, pkt->peer.word_be, sizeof(key->peer_be));
+}
+
+static __always_inline struct flow *flow_find(const struct packet *pkt, enum flow_table table)
+{
+	if (pkt->family == 4) {
+		struct flow_key4 key;
+
+		flow_key4_of(pkt, &key);
+		return table == FLOW_TABLE_ESTABLISHED ? bpf_map_lookup_elem(&established4, &key)
+						       : bpf_map_lookup_elem(&opening4, &key);
+	} else {
+		struct flow_key6 key;
+
+		flow_key6_of(pkt, &key);
+		return table == FLOW_TABLE_ESTABLISHED ? bpf_map_lookup_elem(&established6, &key)
+						       : bpf_map_lookup_elem(&opening6, &key);
+	}
+}
+
+/* What flow_insert returns for a key that is taken: the kernel's -EEXIST. */
+#define FLOW_EXISTS -17
+
+/* Enters a flow unless the key is taken. 0, FLOW_EXISTS, or another negative errno. */
+static __always_inline long flow_insert(const struct packet *pkt, enum flow_table table, const struct flow *flow)
+{
+	if (pkt->family == 4) {
+		struct flow_key4 key;
+
+		flow_key4_of(pkt, &key);
+		return table == FLOW_TABLE_ESTABLISHED ? bpf_map_update_elem(&established4, &key, flow, BPF_NOEXIST)
+						       : bpf_map_update_elem(&opening4, &key, flow, BPF_NOEXIST);
+	} else {
+		struct flow_key6 key;
+
+		flow_key6_of(pkt, &key);
+		return table == FLOW_TABLE_ESTABLISHED ? bpf_map_update_elem(&established6, &key, flow, BPF_NOEXIST)
+						       : bpf_map_update_elem(&opening6, &key, flow, BPF_NOEXIST);
+	}
+}
+
+/* Removes a flow. True for the one caller that did it: it reports the end. */
+static __always_inline bool flow_remove(const struct packet *pkt, enum flow_table table)
+{
+	if (pkt->family == 4) {
+		struct flow_key4 key;
+
+		flow_key4_of(pkt, &key);
+		return (table == FLOW_TABLE_ESTABLISHED ? bpf_map_delete_elem(&established4, &key)
+							: bpf_map_delete_elem(&opening4, &key)) == 0;
+	} else {
+		struct flow_key6 key;
+
+		flow_key6_of(pkt, &key);
+		return (table == FLOW_TABLE_ESTABLISHED ? bpf_map_delete_elem(&established6, &key)
+							: bpf_map_delete_elem(&opening6, &key)) == 0;
+	}
+}
+
+static __always_inline __u32 flow_timeout(__u8 protocol, __u8 state)
+{
+	__u32 row = TIMEOUT_OTHER;
+
+	if (protocol == PROTOCOL_TCP)
+		row = TIMEOUT_TCP;
+	else if (protocol == PROTOCOL_UDP || protocol == PROTOCOL_UDPLITE)
+		row = TIMEOUT_UDP;
+	else if (protocol == PROTOCOL_ICMP || protocol == PROTOCOL_ICMPV6)
+		row = TIMEOUT_ICMP;
+	return settings.timeouts[row][state % FLOW_STATE_COUNT];
+}
+
+static __always_inline bool flow_is_idle(const struct flow *flow, __u8 protocol)
+{
+	/* Signed, so that a packet that another CPU stamped a tick later is no wrap. */
+	__s32 idle = (__s32)((__u32)clock_jiffies() - flow->seen);
+
+	return idle > (__s32)flow_timeout(protocol, flow->state);
+}
+
+static __always_inline bool packet_opens_tcp(const struct packet *pkt)
+{
+	return (pkt->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
+/* A SYN on a connection that both sides have closed begins a new one. */
+static __always_inline bool flow_is_reopened(const struct flow *flow, const struct packet *pkt)
+{
+	const __u8 both = FLOW_FIN_TOWARDS | FLOW_FIN_FROM;
+
+	return pkt->protocol == PROTOCOL_TCP && packet_opens_tcp(pkt) &&
+	       (flow->state == FLOW_CLOSED || (flow->flags & both) == both);
+}
+
+/* The state after this packet. Notes FINs in the flow's flags. */
+static __always_inline __u8 flow_next_state(struct flow *flow, const struct packet *pkt)
+{
+	const __u8 both = FLOW_FIN_TOWARDS | FLOW_FIN_FROM;
+	bool answer = pkt->end != flow->direction;
+	__u8 state = flow->state;
+
+	if (pkt->protocol != PROTOCOL_TCP)
+		return state == FLOW_OPENING && answer ? FLOW_ESTABLISHED : state;
+	if (pkt->tcp_flags & TCP_RST)
+		return FLOW_CLOSED;
+	if (state == FLOW_OPENING && answer)
+		state = FLOW_ESTABLISHED;
+	if (pkt->tcp_flags & TCP_FIN) {
+		flow->flags |= pkt->end == END_TOWARDS ? FLOW_FIN_TOWARDS : FLOW_FIN_FROM;
+		if (state < FLOW_CLOSING)
+			state = FLOW_CLOSING;
+	} else if ((flow->flags & both) == both && pkt->tcp_flags & TCP_ACK) {
+		state = FLOW_CLOSED; /* the last FIN is acknowledged */
+	}
+	return state;
+}
+
+/* Counts the packet and moves the state. True if the flow closed with it. */
+static __always_inline bool flow_advance(struct flow *flow, const struct packet *pkt)
+{
+	__u32 way = pkt->end & 1;
+	__u32 now = clock_jiffies();
+	__u8 before = flow->state, state;
+
+	__sync_fetch_and_add(&flow->packets[way], 1);
+	__sync_fetch_and_add(&flow->bytes[way], pkt->length);
+	state = flow_next_state(flow, pkt);
+	if (state != before)
+		flow->state = state;
+	/* What arrives after the close does not keep the entry. */
+	if (before != FLOW_CLOSED && flow->seen != now)
+		flow->seen = now;
+	return state == FLOW_CLOSED && before != FLOW_CLOSED;
+}
+
+/* An answered flow, and one that never will be but goes on, leave `opening`. */
+static __always_inline bool flow_is_settled(const struct flow *flow, const struct packet *pkt)
+{
+	if (flow->state == FLOW_OPENING)
+		return pkt->protocol != PROTOCOL_TCP && flow->packets[flow->direction & 1] >= ONE_WAY_PACKETS;
+	return flow->state < FLOW_CLOSED;
+}
+
+/*
+ * Moves a settled flow where nothing evicts it. If that table is full it stays
+ * where it is: nothing that was allowed is cut.
+ */
+static __always_inline void flow_settle(const struct packet *pkt, const struct flow *flow)
+{
+	struct flow copy = *flow;
+
+	if (flow_insert(pkt, FLOW_TABLE_ESTABLISHED, &copy) == 0)
+		flow_remove(pkt, FLOW_TABLE_OPENING);
+}
+
+#endif

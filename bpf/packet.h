@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * From bytes to a struct packet. Owns every question about what the bytes are
+ * and none about what may pass. Each step checks that the header it reads is
+ * inside both the readable bytes and the packet's own length, since the kernel
+ * trims to the latter before it delivers.
+ */
+#ifndef PERIMETERD_PACKET_H
+#define PERIMETERD_PACKET_H
+
+#include <linux/types.h>
+#include <stdbool.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "headers.h"
+#include "settings.h"
+#include "types.h"
+
+/*
+ * Reads a field of a packet as the verifier has never seen it before. A packet
+ * lives in map memory, where the verifier keeps no values; without this the
+ * compiler carries them in registers, and each way to reach a place is verified
+ * for itself.
+ */
+#define forget(field) (*(volatile __typeof__(field) *)&(field))
+
+/* Where the bytes are. Filled by the hook. */
+struct frame {
+	void *data;
+	void *end;		/* of what can be read without pulling */
+	__u32 length;		/* of the whole frame, not only of the readable part */
+	__u16 protocol;		/* ethertype, for devices without a link header */
+	bool link_header;	/* data begins with an Ethernet header */
+	bool segments;		/* a GSO packet: its IP length may be meaningless */
+	bool quoted;		/* the IP packet is a quotation: cut short, 8 bytes of L4 */
+};
+
+enum fragment_part {
+	FRAGMENT_WHOLE,
+	FRAGMENT_FIRST,
+	FRAGMENT_LATER,
+};
+
+enum icmp_kind {
+	ICMP_KIND_NONE,		/* not ICMP */
+	ICMP_KIND_REQUEST,	/* echo request */
+	ICMP_KIND_REPLY,	/* echo reply */
+	ICMP_KIND_ERROR,	/* quotes another packet */
+	ICMP_KIND_OTHER,
+};
+
+/*
+ * A packet as the questions see it: addresses and ports as local and peer,
+ * whichever of the two the packet came from. family is 0 until the addresses
+ * are known; what follows it is valid only if parse_frame said REASON_NONE.
+ */
+struct packet {
+	struct address local;
+	struct address peer;
+	__u32 length;		/* L3 bytes */
+	__u32 fragment_id;
+	__u32 l3_offset;	/* from the start of the frame's data */
+	__u32 ethertype;	/* of what is there */
+	__u32 l4_offset;
+	__u32 l4_length;	/* bytes the packet has from l4_offset on */
+	__u16 fragment_offset;	/* bytes */
+	__u16 local_port;	/* host order; see struct flow_key4 for ICMP */
+	__u16 peer_port;
+	__u8 family;
+	__u8 end;		/* enum end */
+	__u8 protocol;
+	__u8 tcp_flags;
+	__u8 icmp_type;
+	__u8 icmp_kind;
+	__u8 hops;		/* TTL or hop limit */
+	__u8 fragment;		/* enum fragment_part */
+	__u8 header;		/* bytes of L4 header that hold what was read */
+};
+
+static __always_inline bool packet_has_ports(__u8 protocol)
+{
+	return protocol == PROTOCOL_TCP || protocol == PROTOCOL_UDP ||
+	       protocol == PROTOCOL_SCTP || protocol == PROTOCOL_DCCP ||
+	       protocol == PROTOCOL_UDPLITE;
+}
+
+/* Bytes of an L4 header that must be there before any of it is believed. */
+static __always_inline __u8 packet_l4_size(__u8 protocol)
+{
+	switch (protocol) {
+	case PROTOCOL_TCP:
+		return sizeof(struct tcp_header);
+	case PROTOCOL_SCTP:
+	case PROTOCOL_DCCP:
+		return 12;
+	case PROTOCOL_UDP:
+	case PROTOCOL_UDPLITE:
+	case PROTOCOL_ICMP:
+	case PROTOCOL_ICMPV6:
+		return 8;
+	default:
+		return 0;
+	}
+}
+
+static __always_inline bool packet_is_multicast(const struct packet *pkt, const struct address *address)
+{
+	__u32 first = bpf_ntohl(address->word_be[0]);
+
+	if (pkt->family == 6)
+		return first >> 24 == 0xff;
+	return first >> 28 == 0xe || first == 0xffffffff;
+}
+
+static __always_inline void packet_set_ports(struct packet *pkt, __u16 source, __u16 destination)
+{
+	pkt->local_port = pkt->end == END_TOWARDS ? destination : source;
+	pkt->peer_port = pkt->end == END_TOWARDS ? source : destination;
+}
+
+/*
+ * What distinguishes flows of a protocol without ports: the echo identifier or
+ * the ICMP type, and which side opened it, so that nothing but an echo reply
+ * can pass as the answer to anything.
+ */
+static __always_inline void packet_set_icmp(struct packet *pkt, const struct icmp_header *icmp)
+{
+	bool v6 = pkt->protocol == PROTOCOL_ICMPV6;
+	__u8 type = icmp->type;
+	bool from_opener = true;
+
+	pkt->icmp_type = type;
+	pkt->local_port = (__u16)type << 8 | icmp->code;
+	if (type == (v6 ? ICMPV6_ECHO_REQUEST : ICMP_ECHO_REQUEST)) {
+		pkt->icmp_kind = ICMP_KIND_REQUEST;
+		pkt->local_port = bpf_ntohs(icmp->id_be);
+	} else if (type == (v6 ? ICMPV6_ECHO_REPLY : ICMP_ECHO_REPLY)) {
+		pkt->icmp_kind = ICMP_KIND_REPLY;
+		pkt->local_port = bpf_ntohs(icmp->id_be);
+		from_opener = false;
+	} else if (v6 ? type >= ICMPV6_ERROR_FIRST && type <= ICMPV6_ERROR_LAST
+		      : type == ICMP_UNREACHABLE || type == ICMP_QUENCH ||
+				type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETER) {
+		pkt->icmp_kind = ICMP_KIND_ERROR;
+	} else {
+		pkt->icmp_kind = ICMP_KIND_OTHER;
+	}
+	/* Echo and the rest must not share keys: an identifier is not a type. */
+	pkt->peer_port = (from_opener == (pkt->end == END_TOWARDS)) ? 1 : 2;
+	if (pkt->icmp_kind == ICMP_KIND_ERROR || pkt->icmp_kind == ICMP_KIND_OTHER)
+		pkt->peer_port += 2;
+}
+
+/* Reads the L4 header of a packet or of a first fragment. */
+static __always_inline enum reason packet_parse_l4(const struct frame *frame, struct packet *pkt)
+{
+	__u8 protocol = forget(pkt->protocol);
+	__u8 size = packet_l4_size(protocol);
+	__u32 offset = forget(pkt->l4_offset);
+	void *l4;
+
+	if (frame->quoted && size > 8)
+		size = 8;
+	pkt->header = size;
+	if (forget(pkt->fragment) == FRAGMENT_LATER || size == 0)
+		return REASON_NONE;
+	if (pkt->l4_length < size)
+		return pkt->fragment == FRAGMENT_FIRST ? REASON_TINY_FRAGMENT : REASON_TRUNCATED_L4;
+	if (offset > HEADER_BYTES_MAX)
+		return REASON_TOO_MANY_HEADERS;
+	l4 = frame->data + offset;
+
+	if (protocol == PROTOCOL_TCP && !frame->quoted) {
+		struct tcp_header *tcp = l4;
+
+		if ((void *)(tcp + 1) > frame->end)
+			return REASON_TRUNCATED_L4;
+		pkt->tcp_flags = tcp->flags;
+		/* No socket takes a SYN that also ends the connection. */
+		if (tcp->flags & TCP_SYN && tcp->flags & (TCP_FIN | TCP_RST))
+			return REASON_MALFORMED_L4;
+		packet_set_ports(pkt, bpf_ntohs(tcp->source_be), bpf_ntohs(tcp->destination_be));
+		return REASON_NONE;
+	}
+	if (protocol == (pkt->family == 4 ? PROTOCOL_ICMP : PROTOCOL_ICMPV6)) {
+		struct icmp_header *icmp = l4;
+
+		if ((void *)(icmp + 1) > frame->end)
+			return REASON_TRUNCATED_L4;
+		packet_set_icmp(pkt, icmp);
+		return REASON_NONE;
+	}
+	if (packet_has_ports(protocol)) {
+		struct ports_header *ports = l4;
+
+		if ((void *)(ports + 1) > frame->end)
+			return REASON_TRUNCATED_L4;
+		packet_set_ports(pkt, bpf_ntohs(ports->source_be), bpf_ntohs(ports->destination_be));
+	}
+	return REASON_NONE;
+}
+
+static __always_inline enum reason packet_parse_ipv4(const struct frame *frame, struct packet *pkt, __u32 offset)
+{
+	struct ipv4_header *ip = frame->data + offset;
+	__u32 available = frame->length - offset;
+	__u32 header, total;
+	__u16 fragment;
+
+	if ((void *)(ip + 1) > frame->end)
+		return REASON_TRUNCATED_IP;
+	if (ip->version_length >> 4 != 4)
+		return REASON_MALFORMED_IP;
+	if (pkt->end == END_TOWARDS) {
+		pkt->local.word_be[0] = ip->destination_be;
+		pkt->peer.word_be[0] = ip->source_be;
+	} else {
+		pkt->local.word_be[0] = ip->source_be;
+		pkt->peer.word_be[0] = ip->destination_be;
+	}
+	pkt->family = 4;
+	pkt->protocol = ip->protocol;
+	pkt->hops = ip->ttl;
+
+	header = (ip->version_length & 0xf) * 4;
+	total = bpf_ntohs(ip->total_length_be);
+	if (total == 0 && frame->segments)
+		total = available; /* longer than 16 bits can say (BIG TCP) */
+	if (frame->quoted && total > available)
+		total = available;
+	if (header < sizeof(*ip) || total < header || total > available)
+		return REASON_MALFORMED_IP;
+	pkt->length = total;
+	pkt->l4_offset = offset + header;
+	pkt->l4_length = total - header;
+
+	fragment = bpf_ntohs(ip->fragment_be);
+	pkt->fragment_id = bpf_ntohs(ip->id_be);
+	pkt->fragment_offset = (fragment & IPV4_FRAGMENT_OFFSET) * 8;
+	if (pkt->fragment_offset)
+		pkt->fragment = FRAGMENT_LATER;
+	else if (fragment & IPV4_MORE_FRAGMENTS)
+		pkt->fragment = FRAGMENT_FIRST;
+	return REASON_NONE;
+}
+
+/* Asked by a set of bits, since each comparison would be a way of its own to the verifier. */
+static __always_inline bool packet_is_extension(__u8 header)
+{
+	const __u64 extensions = 1ULL << PROTOCOL_HOP_BY_HOP | 1ULL << PROTOCOL_ROUTING | 1ULL << PROTOCOL_FRAGMENT |
+				 1ULL << PROTOCOL_AH | 1ULL << PROTOCOL_DESTINATION;
+
+	return header < 64 ? extensions >> header & 1 : header == PROTOCOL_MOBILITY;
+}
+
+/*
+ * Walks the extension headers to the first that is none, in the units of each.
+ * Begins at l4_offset, with `protocol` naming the header there.
+ */
+static __always_inline enum reason packet_walk_ipv6(const struct frame *frame, struct packet *pkt)
+{
+	for (int i = 0; i <= IPV6_HEADERS_MAX; i++) {
+		__u32 offset = forget(pkt->l4_offset);
+		__u32 left = forget(pkt->l4_length);
+		__u8 this = forget(pkt->protocol);
+		struct ipv6_extension *extension;
+		__u32 size;
+
+		if (!packet_is_extension(this))
+			return REASON_NONE;
+		/* What follows the fragment header of a later fragment is payload. */
+		if (forget(pkt->fragment) == FRAGMENT_LATER)
+			return REASON_NONE;
+		if (offset > HEADER_BYTES_MAX || i == IPV6_HEADERS_MAX)
+			return REASON_TOO_MANY_HEADERS;
+		extension = frame->data + offset;
+		if ((void *)(extension + 4) > frame->end || left < 8)
+			return REASON_TRUNCATED_HEADER;
+		size = ((__u32)extension->length + 1) * 8;
+		if (this == PROTOCOL_AH)
+			size = ((__u32)extension->length + 2) * 4;
+		if (this == PROTOCOL_FRAGMENT) {
+			struct ipv6_fragment *header = (void *)extension;
+			__u16 fragment = bpf_ntohs(header->fragment_be);
+
+			size = sizeof(*header); /* whatever its reserved byte says */
+			pkt->fragment_id = header->id_be;
+			pkt->fragment_offset = fragment & 0xfff8;
+			if (pkt->fragment_offset)
+				pkt->fragment = FRAGMENT_LATER;
+			else if (fragment & IPV6_MORE_FRAGMENTS)
+				pkt->fragment = FRAGMENT_FIRST;
+		}
+		if (size > left)
+			return forget(pkt->fragment) == FRAGMENT_FIRST ? REASON_TINY_FRAGMENT
+								       : REASON_TRUNCATED_HEADER;
+		pkt->protocol = extension->next_header;
+		pkt->l4_offset = offset + size;
+		pkt->l4_length = left - size;
+	}
+	return REASON_TOO_MANY_HEADERS;
+}
+
+static __always_inline enum reason packet_parse_ipv6(const struct frame *frame, struct packet *pkt, __u32 offset)
+{
+	struct ipv6_header *ip = frame->data + offset;
+	__u32 available = frame->length - offset;
+	__u32 payload;
+
+	if ((void *)(ip + 1) > frame->end)
+		return REASON_TRUNCATED_IP;
+	if (ip->version_class >> 4 != 6)
+		return REASON_MALFORMED_IP;
+	for (int i = 0; i < 4; i++) {
+		pkt->local.word_be[i] = pkt->end == END_TOWARDS ? ip->destination_be[i] : ip->source_be[i];
+		pkt->peer.word_be[i] = pkt->end == END_TOWARDS ? ip->source_be[i] : ip->destination_be[i];
+	}
+	pkt->family = 6;
+	pkt->hops = ip->hop_limit;
+
+	payload = bpf_ntohs(ip->payload_length_be);
+	if (payload == 0 && (frame->segments || ip->next_header == PROTOCOL_HOP_BY_HOP))
+		payload = available - sizeof(*ip); /* a jumbogram: the option holds the length */
+	if (frame->quoted && payload > available - sizeof(*ip))
+		payload = available - sizeof(*ip);
+	if (payload > available - sizeof(*ip))
+		return REASON_MALFORMED_IP;
+	pkt->length = sizeof(*ip) + payload;
+	pkt->l4_offset = offset + sizeof(*ip);
+	pkt->l4_length = payload;
+	pkt->protocol = ip->next_header;
+	return packet_walk_ipv6(frame, pkt);
+}
+
+/*
+ * Finds the IP header: past the Ethernet header, if there is one, and the VLAN
+ * tags. Fills l3_offset and ethertype.
+ */
+static __always_inline enum reason packet_parse_link(const struct frame *frame, struct packet *pkt)
+{
+	__u32 offset = 0;
+	__u16 type = frame->protocol;
+
+	if (frame->link_header) {
+		struct ethernet_header *ethernet = frame->data;
+
+		if ((void *)(ethernet + 1) > frame->end)
+			return REASON_TRUNCATED_LINK;
+		offset = sizeof(*ethernet);
+		type = bpf_ntohs(ethernet->type_be);
+	}
+	for (int i = 0; i <= VLAN_TAGS_MAX; i++) {
+		struct vlan_header *vlan = frame->data + offset;
+
+		if (type != ETHERTYPE_VLAN && type != ETHERTYPE_QINQ)
+			break;
+		if (i == VLAN_TAGS_MAX)
+			return REASON_TOO_MANY_TAGS;
+		if ((void *)(vlan + 1) > frame->end)
+			return REASON_TRUNCATED_LINK;
+		type = bpf_ntohs(vlan->type_be);
+		offset += sizeof(*vlan);
+	}
+	pkt->l3_offset = offset;
+	pkt->ethertype = type;
+	return REASON_NONE;
+}
+
+/*
+ * Parses the IP packet at l3_offset. REASON_NONE: the packet is understood.
+ * REASON_NOT_IP: no IP packet. All else: it cannot be judged. Also used for the
+ * packet that an ICMP error quotes.
+ */
+static __always_inline enum reason packet_parse_ip(const struct frame *frame, struct packet *pkt)
+{
+	__u32 offset = forget(pkt->l3_offset);
+	enum reason why;
+
+	if (pkt->ethertype != ETHERTYPE_IPV4 && pkt->ethertype != ETHERTYPE_IPV6)
+		return REASON_NOT_IP;
+	if (offset > HEADER_BYTES_MAX)
+		return REASON_TOO_MANY_HEADERS;
+	if (offset + sizeof(struct ipv4_header) > frame->length)
+		return REASON_TRUNCATED_IP;
+	why = pkt->ethertype == ETHERTYPE_IPV4 ? packet_parse_ipv4(frame, pkt, offset)
+					       : packet_parse_ipv6(frame, pkt, offset);
+	if (why != REASON_NONE)
+		return why;
+	return packet_parse_l4(frame, pkt);
+}
+
+#endif

@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the policy says about the first packet of a flow. Reads the tables of
+ * one generation and has no side effects, so that explaining a packet and
+ * deciding it cannot differ.
+ *
+ *   local address  -> struct local   which members it carries
+ *   local port     -> member         whose rules count
+ *   peer address   -> class          which prefix lists cover it
+ *   (scope, class) -> span list      what these lists mean to the member
+ *   protocol, port -> outcome        what is done, why, and by which rule
+ *
+ * The order of the steps (failsafe, private path, perimeter, link, rules,
+ * mode) is compiled into the spans.
+ */
+#ifndef PERIMETERD_POLICY_H
+#define PERIMETERD_POLICY_H
+
+#include <linux/types.h>
+#include <stdbool.h>
+
+#include <bpf/bpf_helpers.h>
+
+#include "clock.h"
+#include "maps.h"
+#include "packet.h"
+#include "settings.h"
+#include "types.h"
+
+/* The answer to "may this packet open a flow in this direction?" */
+struct judgement {
+	__u32 member;	/* MEMBER_NONE: ungoverned */
+	__u32 outcome;
+	__u8 verdict;
+	__u8 would_be;
+	__u8 reason;	/* REASON_UNGOVERNED, REASON_POLICY_INCOMPLETE or the outcome's */
+	__u8 category;
+	__u8 direction;
+	bool expires;	/* the outcome has an end */
+};
+
+/* Looks up the tables of the generation that `control` names. */
+static __always_inline __u32 policy_slot(const struct control *control)
+{
+	return control->generation % GENERATION_SLOTS;
+}
+
+/*
+ * Which members the packet's local end carries, or NULL. All multicast and
+ * broadcast destinations share one entry, at the first address of the range:
+ * the members that live here.
+ */
+static __always_inline struct local *policy_local(const struct control *control, const struct packet *pkt)
+{
+	__u32 slot = policy_slot(control);
+	bool multicast = pkt->end == END_TOWARDS && packet_is_multicast(pkt, &pkt->local);
+	struct local *local = NULL;
+	void *inner;
+
+	if (pkt->family == 4) {
+		struct prefix_key4 key = {.length = 32, .address_be = pkt->local.word_be[0]};
+
+		if (multicast)
+			key.address_be = bpf_htonl(0xe0000000);
+		inner = bpf_map_lookup_elem(&locals4, &slot);
+		if (inner)
+			local = bpf_map_lookup_elem(inner, &key.address_be);
+		if (local || multicast || !(control->flags & CONTROL_LOCAL_PREFIXES4))
+			return local;
+		inner = bpf_map_lookup_elem(&local_prefixes4, &slot);
+		return inner ? bpf_map_lookup_elem(inner, &key) : NULL;
+	} else {
+		struct prefix_key6 key = {.length = 128};
+
+		__builtin_memcpy(key.address_be, pkt->local.word_be, sizeof(key.address_be));
+		if (multicast) {
+			__builtin_memset(key.address_be, 0, sizeof(key.address_be));
+			key.address_be[0] = bpf_htonl(0xff000000);
+		}
+		inner = bpf_map_lookup_elem(&locals6, &slot);
+		if (inner)
+			local = bpf_map_lookup_elem(inner, &key.address_be);
+		if (local || multicast || !(control->flags & CONTROL_LOCAL_PREFIXES6))
+			return local;
+		inner = bpf_map_lookup_elem(&local_prefixes6, &slot);
+		return inner ? bpf_map_lookup_elem(inner, &key) : NULL;
+	}
+}
+
+/* The class of the packet's peer, or CLASS_NONE. */
+static __always_inline __u32 policy_class(__u32 slot, const struct packet *pkt)
+{
+	__u32 *class = NULL;
+	void *inner;
+
+	if (pkt->family == 4) {
+		struct prefix_key4 key = {.length = 32, .address_be = pkt->peer.word_be[0]};
+
+		inner = bpf_map_lookup_elem(&prefixes4, &slot);
+		if (inner)
+			class = bpf_map_lookup_elem(inner, &key);
+	} else {
+		struct prefix_key6 key = {.length = 128};
+
+		__builtin_memcpy(key.address_be, pkt->peer.word_be, sizeof(key.address_be));
+		inner = bpf_map_lookup_elem(&prefixes6, &slot);
+		if (inner)
+			class = bpf_map_lookup_elem(inner, &key);
+	}
+	return class ? *class : CLASS_NONE;
+}
+
+#define SPAN_MISSING (1ULL << 32)
+
+/*
+ * The value of the span that holds `point`, or SPAN_MISSING if the list is not
+ * whole, which a complete generation rules out. Halves its way to it, so a list
+ * may be as long as there are points. A global function: the verifier looks at
+ * it once, not once for each way to reach it.
+ */
+__noinline __u64 policy_span(__u32 slot, __u32 first, __u32 count, __u32 point)
+{
+	__u32 step = count <= 16 ? 8 : count <= 4096 ? 2048 : 1 << 23;
+	__u32 at = first, end = first + count;
+	struct span *span;
+	void *inner;
+
+	if (count == 0)
+		return first;
+	inner = bpf_map_lookup_elem(&spans, &slot);
+	if (!inner)
+		return SPAN_MISSING;
+	/* Invariant: the span at `at` begins at or before the point. */
+	for (int i = 0; i < 24; i++) {
+		__u32 next = at + step;
+
+		if (step == 0)
+			break;
+		step >>= 1;
+		if (next >= end)
+			continue;
+		span = bpf_map_lookup_elem(inner, &next);
+		if (!span)
+			return SPAN_MISSING;
+		if (span->from <= point)
+			at = next;
+	}
+	span = bpf_map_lookup_elem(inner, &at);
+	return span ? span->value : SPAN_MISSING;
+}
+
+static __always_inline __u32 policy_point(const struct packet *pkt, __u16 port)
+{
+	/* ICMP keys are not ports. */
+	return (__u32)pkt->protocol << 16 | (packet_has_ports(pkt->protocol) ? port : 0);
+}
+
+/* True from the moment on at which the outcome no longer counts. */
+static __always_inline bool policy_expired(const struct outcome *outcome)
+{
+	return outcome->expires && clock_jiffies() >= outcome->expires;
+}
+
+static __always_inline struct outcome *policy_outcome(__u32 slot, __u32 number)
+{
+	void *inner = bpf_map_lookup_elem(&outcomes, &slot);
+
+	return inner ? bpf_map_lookup_elem(inner, &number) : NULL;
+}
+
+static __always_inline bool policy_private_interface(const struct control *control, __u32 ifindex)
+{
+	struct interface *interface;
+
+	if (!(control->flags & CONTROL_PRIVATE_INTERFACES))
+		return false;
+	interface = bpf_map_lookup_elem(&interfaces, &ifindex);
+	return interface && interface->flags & INTERFACE_PRIVATE;
+}
+
+/*
+ * Judges the packet as the opener of a flow in `direction`, which need not be
+ * the packet's own. Fills all of `answer`.
+ */
+static __noinline void policy_judge(const struct control *control, const struct packet *pkt, __u32 direction,
+				    __u32 ifindex, struct judgement *answer)
+{
+	__u32 slot = policy_slot(control);
+	__u16 port = direction == DIRECTION_INBOUND ? pkt->local_port : pkt->peer_port;
+	struct span_list list;
+	struct outcome *outcome;
+	struct member *member;
+	struct local *local;
+	struct scope_class key;
+	__u64 found;
+	void *inner;
+
+	direction &= 1;
+	answer->member = MEMBER_NONE;
+	answer->outcome = 0;
+	answer->verdict = VERDICT_ALLOW;
+	answer->would_be = VERDICT_ALLOW;
+	answer->reason = REASON_UNGOVERNED;
+	answer->category = NspNone;
+	answer->direction = direction;
+	answer->expires = false;
+
+	local = policy_local(control, pkt);
+	if (!local)
+		return;
+	/* From here on, what is missing is a fault of ours. */
+	answer->reason = REASON_POLICY_INCOMPLETE;
+	found = local->outbound;
+	if (direction == DIRECTION_INBOUND)
+		found = policy_span(slot, local->services.first, local->services.count,
+				    policy_point(pkt, pkt->local_port));
+	if (found == SPAN_MISSING)
+		goto incomplete;
+	answer->member = found;
+	if (answer->member == MEMBER_NONE) {
+		answer->reason = REASON_UNGOVERNED;
+		return;
+	}
+	inner = bpf_map_lookup_elem(&members, &slot);
+	if (!inner)
+		goto incomplete;
+	member = bpf_map_lookup_elem(inner, &answer->member);
+	if (!member)
+		goto incomplete;
+
+	list = pkt->family == 4 ? member->otherwise4[direction] : member->otherwise6[direction];
+	key.scope = member->scope[direction];
+	key.class = policy_class(slot, pkt);
+	if (key.class != CLASS_NONE) {
+		struct span_list *meaning = NULL;
+
+		inner = bpf_map_lookup_elem(&scope_classes, &slot);
+		if (inner)
+			meaning = bpf_map_lookup_elem(inner, &key);
+		if (meaning)
+			list = *meaning;
+	}
+	found = policy_span(slot, list.first, list.count, policy_point(pkt, port));
+	if (found == SPAN_MISSING)
+		goto incomplete;
+	answer->outcome = found;
+	outcome = policy_outcome(slot, answer->outcome);
+	for (int i = 0; outcome && policy_expired(outcome); i++) {
+		if (i == EXPIRED_MAX)
+			goto incomplete;
+		answer->outcome = outcome->after;
+		outcome = policy_outcome(slot, answer->outcome);
+	}
+	if (!outcome)
+		goto incomplete;
+	/* A private interface comes right after the failsafe, whatever the rules say. */
+	if (outcome->reason != REASON_FAILSAFE && policy_private_interface(control, ifindex)) {
+		answer->outcome = 0;
+		answer->reason = REASON_PRIVATE_PATH;
+		answer->category = direction == DIRECTION_INBOUND ? NspPrivateInboundAllowed : NspOutboundAttempt;
+		return;
+	}
+	if (outcome->member != MEMBER_NONE)
+		answer->member = outcome->member;
+	answer->verdict = outcome->verdict;
+	answer->would_be = outcome->would_be;
+	answer->reason = outcome->reason;
+	answer->category = outcome->category;
+	answer->expires = outcome->expires != 0;
+	return;
+
+incomplete:
+	/* Rules only allow, so nothing was allowed; but Audit alone never drops. */
+	answer->outcome = 0;
+	answer->verdict = control->flags & CONTROL_STRICT_HERE ? VERDICT_DENY : VERDICT_ALLOW;
+	answer->would_be = VERDICT_DENY;
+	answer->category = direction == DIRECTION_INBOUND ? NspPublicInboundPerimeterRulesDenied
+							  : NspPublicOutboundPerimeterRulesDenied;
+}
+
+#endif

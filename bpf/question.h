@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * One packet's way through the questions: what it is judged with, what was
+ * read, what was answered. Lives in per-CPU memory, where the verifier keeps no
+ * values: so it need not follow every way through the parser on through the
+ * decision. Nobody reads it after the packet has left.
+ */
+#ifndef PERIMETERD_QUESTION_H
+#define PERIMETERD_QUESTION_H
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <bpf/bpf_helpers.h>
+
+#include "context.h"
+#include "maps.h"
+#include "packet.h"
+#include "policy.h"
+#include "types.h"
+
+struct question {
+	struct control control;
+	struct packet packet;
+	struct packet quoted;	/* by an ICMP error */
+	struct judgement answer;
+	struct judgement other;	/* of a packet that may be of either direction */
+	struct flow ended;	/* what left its table, to be told of */
+	__u32 ifindex;
+	__u32 pad;
+};
+
+enum question_slot {
+	QUESTION_PACKET,	/* of packets: they cannot interrupt each other */
+	QUESTION_EXPLAIN,	/* of test runs: a packet may interrupt those */
+	QUESTION_SLOT_COUNT,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, QUESTION_SLOT_COUNT);
+	__type(key, __u32);
+	__type(value, struct question);
+} questions SEC(".maps");
+
+/* Reads what is in force, in one load: generation and flags belong together. */
+static __always_inline bool question_read_control(struct control *control)
+{
+	__u32 zero = 0;
+	struct control *current = bpf_map_lookup_elem(&control_map, &zero);
+	__u64 word;
+
+	if (!current)
+		return false;
+	word = *(volatile __u64 *)current;
+	control->generation = (__u32)word;
+	control->flags = word >> 32;
+	return true;
+}
+
+/* Begins a question in `slot`, with what is in force now. NULL cannot be: both maps have the entry asked for. */
+static __always_inline struct question *question_open(context *ctx, __u32 slot)
+{
+	struct question *question = bpf_map_lookup_elem(&questions, &slot);
+
+	if (!question || !question_read_control(&question->control))
+		return NULL;
+	question->ifindex = context_ifindex(ctx);
+	return question;
+}
+
+/* Which part of a frame to read, and what it begins with. */
+enum part {
+	PART_FRAME,		/* an Ethernet header, into `packet` */
+	PART_NETWORK,		/* an IP header, into `packet`: devices without link header */
+	PART_QUOTED,		/* what `packet`, an ICMP error, quotes: into `quoted` */
+};
+
+/*
+ * The two halves of reading. Global functions, which the verifier looks at once,
+ * so they find the question themselves. Both return an enum reason.
+ */
+__noinline int question_read_link(context *ctx, __u32 slot, __u32 link_header)
+{
+	struct question *question = bpf_map_lookup_elem(&questions, &slot);
+	struct frame frame;
+
+	if (!question)
+		return REASON_POLICY_INCOMPLETE;
+	context_frame(ctx, &frame);
+	frame.link_header = link_header;
+	return packet_parse_link(&frame, &question->packet);
+}
+
+__noinline int question_read_ip(context *ctx, __u32 slot, __u32 quoted)
+{
+	struct question *question = bpf_map_lookup_elem(&questions, &slot);
+	struct frame frame;
+
+	if (!question)
+		return REASON_POLICY_INCOMPLETE;
+	context_frame(ctx, &frame);
+	frame.quoted = quoted;
+	return packet_parse_ip(&frame, quoted ? &question->quoted : &question->packet);
+}
+
+/* True for what reading says of a frame whose rest may merely not be at hand yet. */
+static __always_inline bool question_wants_more(enum reason why)
+{
+	return why == REASON_TRUNCATED_LINK || why == REASON_TRUNCATED_IP || why == REASON_TRUNCATED_HEADER ||
+	       why == REASON_TRUNCATED_L4;
+}
+
+/*
+ * Reads a part of the frame into the question in `slot`. If headers turn out to
+ * lie beyond the readable bytes they are made readable and read again: what is
+ * not at hand is no reason to call a packet truncated. What the answers of
+ * packet_parse_ip mean holds here too.
+ */
+static __always_inline enum reason question_read(context *ctx, struct question *question, __u32 slot, enum part part,
+						 __u32 end)
+{
+	struct packet *pkt = part == PART_QUOTED ? &question->quoted : &question->packet;
+	enum reason why = REASON_NONE;
+
+	for (int i = 0; i < 2; i++) {
+		*pkt = (struct packet){.end = end};
+		if (part == PART_QUOTED) {
+			pkt->l3_offset = question->packet.l4_offset + sizeof(struct icmp_header);
+			pkt->ethertype = question->packet.ethertype;
+		} else {
+			why = question_read_link(ctx, slot, part == PART_FRAME);
+		}
+		if (why == REASON_NONE)
+			why = question_read_ip(ctx, slot, part == PART_QUOTED);
+		if (!question_wants_more(why) || i == 1 || !context_more(ctx))
+			break;
+		why = REASON_NONE;
+	}
+	return why;
+}
+
+#endif

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What is fixed when the programs are loaded. Written by the agent into the
+ * object's read-only data before the verifier sees it, so that what is switched
+ * off costs nothing and no packet looks a setting up.
+ */
+#ifndef PERIMETERD_SETTINGS_H
+#define PERIMETERD_SETTINGS_H
+
+#include <linux/types.h>
+
+#include "types.h"
+
+/* Rows of the timeout table. */
+enum timeout_row {
+	TIMEOUT_TCP,
+	TIMEOUT_UDP,
+	TIMEOUT_ICMP,
+	TIMEOUT_OTHER,
+	TIMEOUT_ROW_COUNT,
+};
+
+struct load_settings {
+	/* How long a flow may be idle, in jiffies, by kind and state. */
+	__u32 timeouts[TIMEOUT_ROW_COUNT][FLOW_STATE_COUNT];
+	/* How long a first fragment's verdict counts, in jiffies. */
+	__u32 fragment_timeout;
+	/* Bytes waiting in a ring at which its reader is woken. */
+	__u32 wake_at;
+};
+
+volatile const struct load_settings settings;
+
+/* Packets one way after which a flow that never sees a reply is kept as established. */
+#define ONE_WAY_PACKETS 4
+
+/* How far headers are walked; what is deeper cannot be judged. */
+#define VLAN_TAGS_MAX 4
+#define IPV6_HEADERS_MAX 8
+#define HEADER_BYTES_MAX 512
+
+/* How many expired rules in a row are stepped over for one packet. */
+#define EXPIRED_MAX 16
+
+#endif

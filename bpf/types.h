@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Every struct that crosses between the kernel and user space, with who writes
+ * it and who reads it. This is the only definition: bpf2go makes the Go side.
+ * Addresses and fields named _be are in network byte order, all else is in the
+ * host's. Structs have no implicit padding, so that keys compare by bytes.
+ * A change of any of them is a new PIN_LAYOUT (pkg/datapath).
+ */
+#ifndef PERIMETERD_TYPES_H
+#define PERIMETERD_TYPES_H
+
+#include <linux/types.h>
+
+#include "vocabulary.h"
+
+/* 16 bytes; an IPv4 address is in the first four, the rest zero. */
+struct address {
+	__u32 word_be[4];
+};
+
+/* ---- the policy: written by the agent for one generation, read by packets ---- */
+
+/*
+ * What is in force. Written by the agent in one 8-byte store, read once by
+ * every packet; its parity picks the slot of every outer map.
+ */
+struct control {
+	__u32 generation;	/* 0: nothing in force yet */
+	__u32 flags;		/* enum control_flag */
+} __attribute__((aligned(8)));
+
+enum control_flag {
+	CONTROL_STRICT_HERE = 1,	/* a strict member lives here: drop what nobody can be asked about */
+	CONTROL_LOCAL_PREFIXES4 = 2,	/* locals4 alone does not tell: ask local_prefixes4 too */
+	CONTROL_LOCAL_PREFIXES6 = 4,
+	CONTROL_PRIVATE_INTERFACES = 8,	/* some interface is a private endpoint */
+};
+
+struct prefix_key4 {
+	__u32 length;		/* bits, 0 to 32 */
+	__u32 address_be;
+};
+
+struct prefix_key6 {
+	__u32 length;		/* bits, 0 to 128 */
+	__u32 address_be[4];
+};
+
+/*
+ * A list of what applies to which ports: a piece of the spans table, sorted, that
+ * covers every (protocol, port). count 0: first itself is the answer for all.
+ */
+struct span_list {
+	__u32 first;
+	__u32 count;
+};
+
+/* One span: from this point on (up to the next span's), the answer is value. */
+struct span {
+	__u32 from;		/* protocol << 16 | port */
+	__u32 value;		/* a member or an outcome */
+};
+
+/* Which members a local address carries. */
+struct local {
+	struct span_list services;	/* by local port: member, or MEMBER_NONE */
+	__u32 outbound;			/* the member that outbound traffic belongs to */
+	__u32 flags;			/* enum local_flag */
+};
+
+enum local_flag {
+	LOCAL_STRICT_INBOUND = 1,	/* 1 << enum direction: one of its members is strict */
+	LOCAL_STRICT_OUTBOUND = 2,
+	LOCAL_AUDIT = 4,		/* one of its members is in Audit */
+};
+
+enum {
+	MEMBER_NONE = 0,	/* members count from 1 */
+	CLASS_NONE = 0,		/* covered by no list but those of all addresses */
+};
+
+/* One governed resource. Indexed by member number; both by enum direction. */
+struct member {
+	__u32 scope[2];			/* whose rules count */
+	struct span_list otherwise4[2];	/* IPv4 peers whose class means nothing to the scope */
+	struct span_list otherwise6[2];
+};
+
+/* What a class of peers means to a scope. */
+struct scope_class {
+	__u32 scope;
+	__u32 class;
+};
+
+/* What a span says about a first packet. Indexed by outcome number. */
+struct outcome {
+	__u64 expires;		/* jiffies; 0 = never. From then on `after` counts */
+	__u32 after;		/* outcome that takes its place */
+	__u32 member;		/* names another member than the one asked, or MEMBER_NONE */
+	__u8 verdict;		/* enum verdict: what is done */
+	__u8 would_be;		/* enum verdict: what Enforced would do */
+	__u8 reason;
+	__u8 category;
+	__u32 pad;
+};
+
+/* An interface of this host. Written by the agent; key: ifindex. */
+struct interface {
+	__u32 flags;		/* enum interface_flag */
+};
+
+enum interface_flag {
+	INTERFACE_UPLINK = 1,	/* attached: ingress judges the destination's end */
+	INTERFACE_WORKLOAD = 2,	/* attached: ingress judges the source's end */
+	INTERFACE_PRIVATE = 4,	/* a private endpoint */
+};
+
+/* ---- flows: written by packets; the agent reads them and removes the idle ---- */
+
+struct flow_key4 {
+	__u32 local_be;
+	__u32 peer_be;
+	__u16 local_port;	/* ICMP echo: the identifier; others without ports: 0 */
+	__u16 peer_port;	/* ICMP echo: the opener, 1 = peer, 2 = local */
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+struct flow_key6 {
+	__u32 local_be[4];
+	__u32 peer_be[4];
+	__u16 local_port;
+	__u16 peer_port;
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+/* A flow that is allowed. The end that `from` packets come from is the member. */
+struct flow {
+	__u64 packets[2];	/* by way: 0 towards the member, 1 from it */
+	__u64 bytes[2];		/* L3 bytes */
+	__u64 started;		/* ns since boot */
+	__u32 seen;		/* jiffies, low half, of the last packet that prolongs it */
+	__u32 generation;	/* judged under */
+	__u32 outcome;		/* of that generation */
+	__u32 member;		/* of that generation */
+	__u32 ifindex;		/* where its first packet was judged */
+	__u8 direction;		/* enum direction: who opened it */
+	__u8 state;		/* enum flow_state */
+	__u8 flags;		/* enum flow_flag */
+	__u8 reason;		/* of the outcome; with category, for end records */
+	__u8 category;
+	__u8 pad[7];
+};
+
+enum flow_state {
+	FLOW_OPENING,		/* no reply seen */
+	FLOW_ESTABLISHED,	/* seen both ways, or picked up in mid-stream */
+	FLOW_CLOSING,		/* a FIN from one side */
+	FLOW_CLOSED,		/* FINs from both sides and the last ACK, or RST */
+	FLOW_STATE_COUNT,
+};
+
+enum flow_flag {
+	FLOW_FIN_TOWARDS = 1,	/* a FIN was seen on its way towards the member */
+	FLOW_FIN_FROM = 2,
+	FLOW_EXPIRES = 4,	/* its outcome has an end: ask again at each packet */
+	FLOW_ENDED = 8,		/* the end was reported */
+	FLOW_MIDSTREAM = 16,	/* entered without its opening packet */
+	FLOW_WOULD_BE_DENIED = 32, /* Audit: Enforced would have denied it */
+};
+
+/* First fragments: written by packets, LRU. */
+struct fragment_key {
+	struct address source;
+	struct address destination;
+	__u32 id;
+	__u8 protocol;
+	__u8 family;		/* 4 or 6 */
+	__u8 end;		/* enum end */
+	__u8 pad;
+};
+
+struct fragment {
+	__u32 seen;		/* jiffies, low half */
+	__u32 generation;
+	__u8 verdict;		/* enum verdict */
+	__u8 header;		/* bytes of L4 header a later fragment must not reach into */
+	__u16 pad;
+};
+
+/* ---- decisions: written by packets, read by the agent ---- */
+
+/* One decision in a ring. */
+struct event {
+	__u64 time;		/* ns since boot */
+	__u64 started;		/* flow end and cut: when it began, ns since boot */
+	__u64 packets[2];	/* flow end and cut: by way, 0 towards the member */
+	__u64 bytes[2];
+	struct address local;
+	struct address peer;
+	__u32 generation;	/* whose members and outcomes the numbers below are */
+	__u32 outcome;		/* 0 = none: judged without the policy */
+	__u32 member;		/* MEMBER_NONE: could not be known */
+	__u32 ifindex;
+	__u16 local_port;
+	__u16 peer_port;
+	__u8 kind;		/* enum event_kind */
+	__u8 family;		/* 4, 6, or 0 when the addresses could not be read */
+	__u8 protocol;
+	__u8 direction;		/* enum direction */
+	__u8 verdict;		/* enum verdict */
+	__u8 would_be;		/* enum verdict */
+	__u8 reason;
+	__u8 category;
+	__u8 flow_flags;	/* enum flow_flag */
+	__u8 pad[3];
+};
+
+/* Denials that repeat one already reported are counted here. */
+struct denial_key {
+	struct address local;
+	struct address peer;
+	__u32 generation;
+	__u16 port;		/* the opener's destination port */
+	__u8 protocol;
+	__u8 family;
+	__u8 direction;
+	__u8 reason;
+	__u8 verdict;
+	__u8 pad;
+};
+
+struct denial {
+	__u64 count;		/* repetitions: the first denial is not in it */
+	__u64 first;		/* ns since boot, of the denial that was reported */
+	__u64 last;		/* jiffies */
+	__u32 outcome;
+	__u32 member;
+	__u32 ifindex;
+	__u16 opener_port;	/* source port of the last one */
+	__u8 category;
+	__u8 pad;
+};
+
+/*
+ * Per category, per CPU. A decision made is `decided` once, and then one of the
+ * other three: submitted + folded + lost = decided.
+ */
+struct decision_count {
+	__u64 decided;
+	__u64 submitted;	/* into a ring */
+	__u64 folded;		/* into a denial */
+	__u64 lost;		/* the ring was full */
+	__u64 ends_submitted;	/* ends of flows are no decisions, but can be lost too */
+	__u64 ends_lost;
+};
+
+/* Per reason, per CPU. */
+struct packet_count {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* Which end of a packet a hook judges. */
+enum end {
+	END_TOWARDS,		/* local is the destination */
+	END_FROM,		/* local is the source */
+};
+
+#endif

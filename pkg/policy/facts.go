@@ -1,0 +1,94 @@
+package policy
+
+import (
+	"net/netip"
+	"path"
+	"time"
+)
+
+// Facts are what a policy needs to know of the world to mean something on one
+// host at one moment. They come from the agent; a test writes them down.
+type Facts struct {
+	Now        time.Time
+	Hostname   string
+	Interfaces []Interface
+
+	// Names holds the addresses each fully qualified domain name of an
+	// outbound rule stands for at the moment. A name that is missing has none.
+	Names map[string][]netip.Addr
+
+	// Failsafe is the operator's list of traffic that no policy may cut off.
+	// Only Name, Direction, AddressPrefixes (empty = every peer) and Ports
+	// count.
+	Failsafe []AccessRule
+}
+
+// Interface is a network interface of the host.
+type Interface struct {
+	Name      string
+	Addresses []netip.Addr
+	// Workload marks the host side of a veth or tap: members may live behind
+	// it, so any member of the policy may live here.
+	Workload bool
+	Loopback bool
+}
+
+// AddressesOn returns the prefixes the resource has on a host: its Addresses,
+// or those of the interfaces it names. Loopback interfaces count only when
+// named without a pattern. The result may hold duplicates.
+func (r *Resource) AddressesOn(facts *Facts) []netip.Prefix {
+	if len(r.Interfaces) == 0 {
+		return r.Addresses
+	}
+	if r.Host != "" && !matches(r.Host, facts.Hostname) {
+		return nil
+	}
+	var out []netip.Prefix
+	for _, itf := range facts.Interfaces {
+		for _, pattern := range r.Interfaces {
+			if pattern == itf.Name || (!itf.Loopback && matches(pattern, itf.Name)) {
+				for _, a := range itf.Addresses {
+					a = a.WithZone("")
+					out = append(out, netip.PrefixFrom(a, a.BitLen()))
+				}
+				break
+			}
+		}
+	}
+	return out
+}
+
+// Covers reports whether the private endpoint names the interface.
+func (e *PrivateEndpoint) Covers(interfaceName string) bool {
+	for _, pattern := range e.Interfaces {
+		if pattern == interfaceName || matches(pattern, interfaceName) {
+			return true
+		}
+	}
+	return false
+}
+
+// matches reports a glob match; Load has checked the pattern's syntax.
+func matches(pattern, name string) bool {
+	ok, err := path.Match(pattern, name)
+	return err == nil && ok
+}
+
+// LivesHere reports whether a resource with these prefixes may be on this
+// host: one of the host's addresses is in them, or workloads are attached, whose
+// addresses the host need not know.
+func (f *Facts) LivesHere(prefixes []netip.Prefix) bool {
+	for _, itf := range f.Interfaces {
+		if itf.Workload {
+			return true
+		}
+		for _, a := range itf.Addresses {
+			for _, p := range prefixes {
+				if p.Contains(a.WithZone("")) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
