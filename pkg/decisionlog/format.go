@@ -1,0 +1,34 @@
+package decisionlog
+
+import "fmt"
+
+// Format is how a sink's records are written, one a line.
+type Format uint8
+
+const (
+	FormatNSP  Format = iota // NSP's nested schema, see Record.AppendJSON
+	FormatFlat               // NSPAccessLogs columns, see Record.AppendFlat
+	formats
+)
+
+// ParseFormat returns the format of that name.
+func ParseFormat(name string) (Format, error) {
+	for f := range formats {
+		if f.String() == name {
+			return f, nil
+		}
+	}
+	return 0, fmt.Errorf("unknown record format %q: write %s or %s", name, FormatNSP, FormatFlat)
+}
+
+// String returns the name ParseFormat takes.
+func (f Format) String() string {
+	return [...]string{"nsp", "nsp-flat"}[f]
+}
+
+func (f Format) append(dst []byte, r *Record) []byte {
+	if f == FormatFlat {
+		return r.AppendFlat(dst)
+	}
+	return r.AppendJSON(dst)
+}
