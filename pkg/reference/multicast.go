@@ -1,0 +1,52 @@
+package reference
+
+import (
+	"net/netip"
+
+	"github.com/perimeterd/perimeterd/pkg/policy"
+)
+
+// isMulticast reports a packet for several hosts at once. Directed broadcast
+// addresses are not known here.
+func isMulticast(pkt Packet) bool {
+	for _, prefix := range []netip.Prefix{
+		netip.MustParsePrefix("224.0.0.0/4"),
+		netip.MustParsePrefix("255.255.255.255/32"),
+		netip.MustParsePrefix("ff00::/8"),
+	} {
+		if pkt.Towards && prefix.Contains(pkt.Local) {
+			return true
+		}
+	}
+	return false
+}
+
+// judgeMulticast judges for every resource that lives on this host and serves
+// the port: denied if any of them denies.
+func (e *Evaluator) judgeMulticast(direction policy.Direction, pkt Packet) Decision {
+	first := ungoverned(direction)
+	for _, m := range e.livingHere() {
+		if len(m.resource.Services) > 0 && !serves(m.resource.Services, pkt.Protocol, pkt.localPort()) {
+			continue
+		}
+		d := e.judgeFor(m, direction, pkt)
+		if d.Verdict == policy.Deny {
+			return d
+		}
+		if !first.Governed {
+			first = d
+		}
+	}
+	return first
+}
+
+// livingHere returns the members that may be on this host, by name.
+func (e *Evaluator) livingHere() []*member {
+	var out []*member
+	for _, m := range e.members {
+		if e.facts.LivesHere(m.prefixes) {
+			out = append(out, m)
+		}
+	}
+	return out
+}

@@ -1,0 +1,107 @@
+package reference
+
+import (
+	"net/netip"
+
+	"github.com/perimeterd/perimeterd/pkg/policy"
+)
+
+// Packet is what an evaluator needs to know of one packet at one hook. Local
+// is the end whose side of the path is attached here, Peer the other one.
+type Packet struct {
+	// Towards is true when Local is the destination. An opening packet is then
+	// inbound, otherwise outbound.
+	Towards   bool
+	Interface string // the attached interface the packet crosses
+
+	// Local and Peer are of one family. Both zero in an Unjudgeable packet
+	// whose addresses could not be read.
+	Local, Peer netip.Addr
+
+	Protocol            uint8  // IANA number, after IPv6 extension headers
+	LocalPort, PeerPort uint16 // ignored unless policy.HasPorts(Protocol)
+	TCPFlags            uint8  // ignored unless Protocol is TCP
+
+	// ICMPType and EchoID are ignored unless Protocol is ICMP or ICMPv6.
+	ICMPType uint8
+	EchoID   uint16 // identifier of an echo request or reply
+
+	// Quoted is the packet an ICMP error quotes, seen from the same member:
+	// Quoted.Local is the quoted source in a packet towards the member, the
+	// quoted destination in a packet from it. Nil when there is none, or when
+	// too little of it is left to read.
+	Quoted *Packet
+
+	// Unjudgeable is the parser's reason when the packet could not be
+	// understood. Empty for all others. Nothing behind the addresses counts
+	// when it is set.
+	Unjudgeable policy.Reason
+}
+
+// Flags of the TCP header, at their places in the header.
+const (
+	FIN uint8 = 0x01
+	SYN uint8 = 0x02
+	RST uint8 = 0x04
+	ACK uint8 = 0x10
+)
+
+// Direction is the direction the packet's flow has if this packet opens it.
+func (p Packet) Direction() policy.Direction {
+	if p.Towards {
+		return policy.Inbound
+	}
+	return policy.Outbound
+}
+
+// localPort is the local port, 0 where the protocol has none.
+func (p Packet) localPort() uint16 {
+	if policy.HasPorts(p.Protocol) {
+		return p.LocalPort
+	}
+	return 0
+}
+
+// peerPort is the peer's port, 0 where the protocol has none.
+func (p Packet) peerPort() uint16 {
+	if policy.HasPorts(p.Protocol) {
+		return p.PeerPort
+	}
+	return 0
+}
+
+// rulePort is the port a rule's Ports are about.
+func (p Packet) rulePort(direction policy.Direction) uint16 {
+	if direction == policy.Inbound {
+		return p.localPort()
+	}
+	return p.peerPort()
+}
+
+// isEcho reports an echo request or reply, the ICMP messages with an identifier.
+func (p Packet) isEcho() bool {
+	switch p.Protocol {
+	case policy.ProtocolICMP:
+		return p.ICMPType == 8 || p.ICMPType == 0
+	case policy.ProtocolICMPv6:
+		return p.ICMPType == 128 || p.ICMPType == 129
+	}
+	return false
+}
+
+// isICMPError reports the ICMP messages that quote another packet: unreachable,
+// source quench or too big, time exceeded, parameter problem.
+func (p Packet) isICMPError() bool {
+	switch p.Protocol {
+	case policy.ProtocolICMP:
+		return p.ICMPType == 3 || p.ICMPType == 4 || p.ICMPType == 11 || p.ICMPType == 12
+	case policy.ProtocolICMPv6:
+		return 1 <= p.ICMPType && p.ICMPType <= 4
+	}
+	return false
+}
+
+// isMidStream reports a TCP packet that does not open a connection.
+func (p Packet) isMidStream() bool {
+	return p.Protocol == policy.ProtocolTCP && p.TCPFlags&(SYN|ACK) != SYN
+}

@@ -1,0 +1,157 @@
+package reference
+
+import (
+	"net/netip"
+
+	"github.com/perimeterd/perimeterd/pkg/policy"
+)
+
+// Tracker decides packets with the memory of those before them. It is not safe
+// for use by several goroutines. Flows have no timeouts and no states: they
+// last until Forget or Flush, or until a changed policy denies them.
+type Tracker struct {
+	evaluator *Evaluator
+	flows     map[flowKey]flow
+}
+
+// flowKey is the same for both directions of a flow. A flow between two
+// members on one host has two entries, one from each end's view.
+type flowKey struct {
+	local, peer         netip.Addr
+	localPort, peerPort uint16
+	protocol            uint8
+}
+
+// flow is what is remembered of a flow: the decision that let it in, and the
+// generation that took it.
+type flow struct {
+	opened    Decision
+	evaluator *Evaluator
+}
+
+// NewTracker starts without flows.
+func NewTracker(e *Evaluator) *Tracker {
+	return &Tracker{evaluator: e, flows: make(map[flowKey]flow)}
+}
+
+// Replace puts another generation in force. Flows stay and are judged again at
+// their next packet.
+func (t *Tracker) Replace(e *Evaluator) { t.evaluator = e }
+
+// Forget ends the flow the packet belongs to, if there is one.
+func (t *Tracker) Forget(pkt Packet) { delete(t.flows, keyOf(pkt)) }
+
+// Flush ends all flows.
+func (t *Tracker) Flush() { clear(t.flows) }
+
+// Flows returns the number of flows.
+func (t *Tracker) Flows() int { return len(t.flows) }
+
+// Decide decides one packet.
+func (t *Tracker) Decide(pkt Packet) Decision {
+	if pkt.Unjudgeable != "" {
+		return t.evaluator.Unjudged(pkt)
+	}
+	if pkt.isICMPError() {
+		return t.decideError(pkt)
+	}
+	key := keyOf(pkt)
+	if f, ok := t.flows[key]; ok {
+		return t.decideTracked(key, f, pkt)
+	}
+	d := t.open(pkt)
+	makesFlow := d.Governed && d.Verdict == policy.Allow &&
+		!(pkt.Protocol == policy.ProtocolTCP && pkt.TCPFlags&RST != 0)
+	if makesFlow {
+		t.flows[key] = flow{d, t.evaluator}
+	}
+	return d
+}
+
+// decideTracked decides a packet of a flow: allowed, whichever way it goes. If
+// another generation took the flow, it is judged again as it was opened.
+func (t *Tracker) decideTracked(key flowKey, f flow, pkt Packet) Decision {
+	if f.evaluator != t.evaluator {
+		d := t.evaluator.Judge(f.opened.Direction, pkt)
+		switch {
+		case d.Verdict == policy.Deny:
+			delete(t.flows, key)
+			d.Cut = true
+			return d
+		case !d.Governed:
+			// The member is gone, and its flows with it.
+			delete(t.flows, key)
+			return d
+		}
+		f = flow{d, t.evaluator}
+		t.flows[key] = f
+	}
+	return f.pass(ReasonEstablished)
+}
+
+// decideError decides an ICMP error: it passes when it comes to the sender of
+// a packet of a flow. It never makes a flow.
+func (t *Tracker) decideError(pkt Packet) Decision {
+	if quoted := pkt.Quoted; quoted != nil {
+		reachesSender := quoted.Local == pkt.Local
+		if !pkt.Towards {
+			reachesSender = quoted.Peer == pkt.Peer
+		}
+		if f, ok := t.flows[keyOf(*quoted)]; ok && reachesSender {
+			return f.pass(ReasonRelated)
+		}
+	}
+	return t.evaluator.Judge(pkt.Direction(), pkt)
+}
+
+// open decides a packet that belongs to no flow.
+func (t *Tracker) open(pkt Packet) Decision {
+	if !pkt.isMidStream() {
+		return t.evaluator.Judge(pkt.Direction(), pkt)
+	}
+	// Nobody knows who opened the connection, so both directions are asked and
+	// one that allows is enough. In Audit that is asked of the verdicts that
+	// Enforced would give, so that what Enforced would let pass is not told as
+	// a denial.
+	in := t.evaluator.Judge(policy.Inbound, pkt)
+	out := t.evaluator.Judge(policy.Outbound, pkt)
+	switch {
+	case in.WouldBe == policy.Allow && out.WouldBe == policy.Deny:
+		return in
+	case in.WouldBe == policy.Deny && out.WouldBe == policy.Allow:
+		return out
+	case in.Verdict == policy.Deny && pkt.Towards:
+		return in
+	case in.Verdict == policy.Deny:
+		return out
+	case pkt.LocalPort < pkt.PeerPort: // the lower port is likelier the server's
+		return in
+	default:
+		return out
+	}
+}
+
+// pass is the decision about a packet that passes because of a flow. It has
+// the flow's member, direction and rule, and is not logged.
+func (f flow) pass(reason policy.Reason) Decision {
+	d := f.opened
+	d.Reason = reason
+	d.Category = ""
+	return d
+}
+
+// keyOf is the key of the flow the packet belongs to. The identifier of an
+// echo stands for both ports.
+func keyOf(pkt Packet) flowKey {
+	key := flowKey{
+		local:     pkt.Local,
+		peer:      pkt.Peer,
+		localPort: pkt.localPort(),
+		peerPort:  pkt.peerPort(),
+		protocol:  pkt.Protocol,
+	}
+	if pkt.isEcho() {
+		key.localPort, key.peerPort = pkt.EchoID, pkt.EchoID
+	}
+	return key
+}
