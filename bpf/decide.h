@@ -78,7 +78,8 @@ static __noinline void decide_unjudgeable(struct question *question, __u32 why)
 
 /*
  * Judges a flow again that was allowed under another generation, in the
- * direction in which it was opened. False: it is cut, `answer` says why.
+ * direction in which it was opened. False: it is no longer in its table; it was
+ * denied, is of no member any more, or must begin anew.
  */
 static __noinline bool flow_rejudge(struct question *question, struct flow *flow, __u32 table)
 {
@@ -86,7 +87,12 @@ static __noinline bool flow_rejudge(struct question *question, struct flow *flow
 	struct judgement *answer = &question->answer;
 
 	policy_judge(&question->control, pkt, flow->direction, question->ifindex, answer);
-	if (answer->verdict == VERDICT_ALLOW && answer->reason != REASON_UNGOVERNED) {
+	if (answer->unlisted && flow->flags & FLOW_UNLISTED) {
+		flow->generation = question->control.generation;
+		return true;
+	}
+	if (answer->verdict == VERDICT_ALLOW && answer->reason != REASON_UNGOVERNED &&
+	    !(flow->flags & FLOW_UNLISTED)) {
 		flow->outcome = answer->outcome;
 		flow->member = answer->member;
 		flow->reason = answer->reason;
@@ -102,7 +108,7 @@ static __noinline bool flow_rejudge(struct question *question, struct flow *flow
 		return false; /* another CPU cut it and told */
 	if (answer->verdict == VERDICT_DENY)
 		report_cut(pkt, answer, &question->ended, question->ifindex, question->control.generation);
-	else if (!(question->ended.flags & FLOW_ENDED))
+	else
 		report_end(pkt, &question->ended);
 	return false;
 }
@@ -139,16 +145,16 @@ static __always_inline bool decide_by_flow(struct question *question)
 	}
 	if (flow_is_idle(flow, pkt->protocol) || flow_is_reopened(flow, pkt)) {
 		question->ended = *flow;
-		if (flow_remove(pkt, table) && !(question->ended.flags & FLOW_ENDED))
+		if (flow_remove(pkt, table))
 			report_end(pkt, &question->ended);
 		return false; /* a new flow on an old key */
 	}
 	if (!flow_is_current(question, flow) && !flow_rejudge(question, flow, table))
-		return answer->reason != REASON_UNGOVERNED || pass(answer, pkt, REASON_UNGOVERNED);
+		return answer->verdict == VERDICT_DENY;
 
 	if (flow_advance(flow, pkt)) {
-		flow->flags |= FLOW_ENDED;
 		report_end(pkt, flow);
+		flow->flags |= FLOW_ENDED;
 	}
 	if (table == FLOW_TABLE_OPENING && flow_is_settled(flow, pkt))
 		flow_settle(pkt, flow);
@@ -157,7 +163,7 @@ static __always_inline bool decide_by_flow(struct question *question)
 
 /*
  * Is it an ICMP error about a packet of an allowed flow? The quoted packet went
- * the other way, and the error must come to, or from, the flow's own member.
+ * the other way. A flow of an old generation counts if it would still be allowed.
  */
 static __noinline bool decide_by_quoted_flow(context *ctx, struct question *question)
 {
@@ -171,8 +177,10 @@ static __noinline bool decide_by_quoted_flow(context *ctx, struct question *ques
 		return false;
 	if (quoted->fragment == FRAGMENT_LATER)
 		return false;
+	/* An error goes back to where the quoted packet came from. */
 	for (int i = 0; i < 4; i++)
-		if (quoted->local.word_be[i] != pkt->local.word_be[i])
+		if (pkt->end == END_TOWARDS ? quoted->local.word_be[i] != pkt->local.word_be[i]
+					    : quoted->peer.word_be[i] != pkt->peer.word_be[i])
 			return false;
 	flow = flow_find(quoted, FLOW_TABLE_ESTABLISHED);
 	if (!flow)
@@ -203,18 +211,19 @@ static __noinline bool decide_by_policy(struct question *question)
 	if (midstream)
 		direction = pkt->local_port < pkt->peer_port ? DIRECTION_INBOUND : DIRECTION_OUTBOUND;
 	policy_judge(&question->control, pkt, direction, question->ifindex, answer);
-	if (midstream && answer->verdict == VERDICT_DENY) {
+	/* By what Enforced would do, so that Audit does not report what would pass. */
+	if (midstream && answer->would_be == VERDICT_DENY) {
 		struct judgement *other = &question->other;
 
 		policy_judge(&question->control, pkt, !direction, question->ifindex, other);
 		/* Of two denials, the one in the packet's own direction is told. */
-		if (other->verdict == VERDICT_ALLOW || direction != pkt->end)
+		if (other->would_be == VERDICT_ALLOW || direction != pkt->end)
 			*answer = *other;
 	}
 	return midstream;
 }
 
-/* Enters the flow of a packet that was allowed, and reports its start. */
+/* Enters the flow of a packet that was allowed, and reports its start if it is of a member. */
 static __noinline void flow_start(struct question *question, bool midstream)
 {
 	const struct packet *pkt = &question->packet;
@@ -230,7 +239,7 @@ static __noinline void flow_start(struct question *question, bool midstream)
 		.state = midstream ? FLOW_ESTABLISHED : FLOW_OPENING,
 		.flags = (answer->expires ? FLOW_EXPIRES : 0) |
 			 (answer->would_be == VERDICT_DENY ? FLOW_WOULD_BE_DENIED : 0) |
-			 (midstream ? FLOW_MIDSTREAM : 0),
+			 (midstream ? FLOW_MIDSTREAM : 0) | (answer->unlisted ? FLOW_UNLISTED : 0),
 		.reason = answer->reason,
 		.category = answer->category,
 	};
@@ -244,7 +253,8 @@ static __noinline void flow_start(struct question *question, bool midstream)
 		taken = flow_insert(pkt, FLOW_TABLE_OPENING, &flow);
 	if (taken == FLOW_EXISTS)
 		return; /* another CPU entered it in the same moment and told */
-	report_start(pkt, answer, &flow, question->ifindex, question->control.generation);
+	if (!answer->unlisted)
+		report_start(pkt, answer, &flow, question->ifindex, question->control.generation);
 }
 
 /* The questions, in order. Every packet gets an answer. */
@@ -283,8 +293,16 @@ static __always_inline void decide(context *ctx, struct question *question, enum
 		return;
 
 	midstream = decide_by_policy(question);
-	if (answer->reason == REASON_UNGOVERNED)
+	if (answer->reason == REASON_UNGOVERNED) {
+		/*
+		 * To a port that no member of the address lists. Its answers leave
+		 * from an address whose outbound traffic is a member's, so without
+		 * a flow they would be judged as the member's own.
+		 */
+		if (answer->unlisted && !midstream)
+			flow_start(question, false);
 		return;
+	}
 	if (answer->verdict == VERDICT_DENY)
 		report_denial(pkt, answer, question->ifindex, question->control.generation);
 	else if (!(midstream && pkt->tcp_flags & TCP_RST)) /* a reset opens nothing */
@@ -297,7 +315,7 @@ static __always_inline bool leave(const struct question *question, __u32 frame_l
 	const struct packet *pkt = &question->packet;
 	const struct judgement *answer = &question->answer;
 
-	if (pkt->fragment == FRAGMENT_FIRST && answer->reason != REASON_UNGOVERNED)
+	if (pkt->fragment == FRAGMENT_FIRST && (answer->reason != REASON_UNGOVERNED || answer->unlisted))
 		fragment_remember(pkt, answer->verdict, question->control.generation);
 	report_packet(answer->reason, pkt->length ? pkt->length : frame_length);
 	return answer->verdict == VERDICT_ALLOW;

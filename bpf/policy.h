@@ -37,6 +37,7 @@ struct judgement {
 	__u8 category;
 	__u8 direction;
 	bool expires;	/* the outcome has an end */
+	bool unlisted;	/* ungoverned for its port alone: the address carries members */
 };
 
 /* Looks up the tables of the generation that `control` names. */
@@ -175,7 +176,7 @@ static __always_inline bool policy_private_interface(const struct control *contr
 	if (!(control->flags & CONTROL_PRIVATE_INTERFACES))
 		return false;
 	interface = bpf_map_lookup_elem(&interfaces, &ifindex);
-	return interface && interface->flags & INTERFACE_PRIVATE;
+	return interface && interface->flags & INTERFACE_PRIVATE << policy_slot(control);
 }
 
 /*
@@ -204,6 +205,7 @@ static __noinline void policy_judge(const struct control *control, const struct 
 	answer->category = NspNone;
 	answer->direction = direction;
 	answer->expires = false;
+	answer->unlisted = false;
 
 	local = policy_local(control, pkt);
 	if (!local)
@@ -219,6 +221,7 @@ static __noinline void policy_judge(const struct control *control, const struct 
 	answer->member = found;
 	if (answer->member == MEMBER_NONE) {
 		answer->reason = REASON_UNGOVERNED;
+		answer->unlisted = true;
 		return;
 	}
 	inner = bpf_map_lookup_elem(&members, &slot);

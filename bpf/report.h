@@ -107,8 +107,8 @@ static __always_inline void report_start(const struct packet *pkt, const struct 
 }
 
 /*
- * Reports the end of a flow, of which `flow` is a copy or still in its table.
- * No decision, so it is counted apart.
+ * Reports the end of a flow, unless that was done before. `flow` is a copy or
+ * still in its table. No decision, so it is counted apart.
  */
 static __noinline void report_end(const struct packet *pkt, const struct flow *flow)
 {
@@ -124,7 +124,7 @@ static __noinline void report_end(const struct packet *pkt, const struct flow *f
 	struct decision_count *count = report_category(flow->category);
 	struct event *event;
 
-	if (!count)
+	if (!count || flow->flags & (FLOW_ENDED | FLOW_UNLISTED))
 		return;
 	event = bpf_ringbuf_reserve(&flow_events, sizeof(*event), 0);
 	if (!event) {

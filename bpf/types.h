@@ -112,7 +112,7 @@ struct interface {
 enum interface_flag {
 	INTERFACE_UPLINK = 1,	/* attached: ingress judges the destination's end */
 	INTERFACE_WORKLOAD = 2,	/* attached: ingress judges the source's end */
-	INTERFACE_PRIVATE = 4,	/* a private endpoint */
+	INTERFACE_PRIVATE = 4,	/* a private endpoint, for generations in slot 0; slot 1: 8 */
 };
 
 /* ---- flows: written by packets; the agent reads them and removes the idle ---- */
@@ -168,6 +168,7 @@ enum flow_flag {
 	FLOW_ENDED = 8,		/* the end was reported */
 	FLOW_MIDSTREAM = 16,	/* entered without its opening packet */
 	FLOW_WOULD_BE_DENIED = 32, /* Audit: Enforced would have denied it */
+	FLOW_UNLISTED = 64,	/* of no member, kept so that its answers pass; never reported */
 };
 
 /* First fragments: written by packets, LRU. */

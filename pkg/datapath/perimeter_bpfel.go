@@ -166,6 +166,7 @@ const (
 	perimeterFlowFlagFLOW_ENDED           perimeterFlowFlag = 8
 	perimeterFlowFlagFLOW_MIDSTREAM       perimeterFlowFlag = 16
 	perimeterFlowFlagFLOW_WOULD_BE_DENIED perimeterFlowFlag = 32
+	perimeterFlowFlagFLOW_UNLISTED        perimeterFlowFlag = 64
 )
 
 type perimeterFlowKey4 struct {
@@ -369,7 +370,8 @@ type perimeterQuestion struct {
 		Category  uint8
 		Direction uint8
 		Expires   bool
-		_         [2]byte
+		Unlisted  bool
+		_         [1]byte
 	}
 	Other struct {
 		_         structs.HostLayout
@@ -381,7 +383,8 @@ type perimeterQuestion struct {
 		Category  uint8
 		Direction uint8
 		Expires   bool
-		_         [2]byte
+		Unlisted  bool
+		_         [1]byte
 	}
 	Ended   perimeterFlow
 	Ifindex uint32

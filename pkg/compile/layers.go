@@ -1,0 +1,198 @@
+package compile
+
+import (
+	"time"
+
+	"github.com/perimeterd/perimeterd/pkg/policy"
+)
+
+// layer is a step of the decision. The first step that has something to say
+// about a packet decides; the steps are in the order of this list.
+type layer uint8
+
+const (
+	layerFailsafe layer = iota
+	layerPrivatePath
+	layerSamePerimeter
+	layerLinkedPerimeter
+	layerAccessRules
+	layerFirewall // the resource's own rules, where they decide
+	layerDefault  // what matches nothing
+)
+
+// item is one thing that may say something about a packet: in its layer, for
+// peers in one of its lists, for its ports.
+type item struct {
+	layer   layer
+	every   bool     // of every peer; lists is not asked
+	lists   []listID // of peers in any of these
+	ports   []policy.Ports
+	outcome Outcome
+}
+
+// scope is all that decides for members with the same policy in one direction.
+type scope struct {
+	direction policy.Direction
+	items     []item
+	parts     []part // of a scope that stands for several members at once; then items is empty
+}
+
+// part is one member of a scope that stands for several.
+type part struct {
+	member   uint32
+	services []policy.Ports // empty = all
+	scope    uint32
+}
+
+// standing is what a resource's association says of it.
+type standing struct {
+	perimeter   *policy.Perimeter
+	profile     *policy.Profile
+	association *policy.Association
+}
+
+func (s standing) mode() policy.AccessMode {
+	if s.association == nil {
+		return policy.Unassociated
+	}
+	return s.association.AccessMode
+}
+
+// strict reports whether traffic of the resource that cannot be judged is
+// dropped: where the perimeter, or the resource's own switch, denies what is
+// not allowed, and not merely its own rules.
+func strict(r *policy.Resource, mode policy.AccessMode, direction policy.Direction) bool {
+	switch {
+	case mode == policy.Enforced:
+		return true
+	case mode == policy.Audit:
+		return false
+	case r.PublicNetworkAccess == policy.SecuredByPerimeter:
+		return true
+	default:
+		return mode == policy.Unassociated && r.PublicNetworkAccess == policy.Disabled && direction == policy.Inbound
+	}
+}
+
+// layerItems writes down everything that decides for a resource in a direction,
+// step by step.
+func (b *builder) layerItems(r *policy.Resource, s standing, direction policy.Direction) []item {
+	var items []item
+	add := func(i item) {
+		i.outcome.Direction = direction
+		items = append(items, i)
+	}
+	for i := range b.facts.Failsafe {
+		if f := &b.facts.Failsafe[i]; f.Direction == direction {
+			it := item{layer: layerFailsafe, every: len(f.AddressPrefixes) == 0, ports: f.Ports,
+				outcome: Outcome{Reason: policy.ReasonFailsafe, Rule: f.Name}}
+			if !it.every {
+				it.lists = []listID{b.lists.ofPrefixes(f.AddressPrefixes)}
+			}
+			add(it)
+		}
+	}
+	for i := range b.policy.PrivateEndpoints {
+		if e := &b.policy.PrivateEndpoints[i]; len(e.AddressPrefixes) > 0 {
+			add(item{layer: layerPrivatePath, lists: []listID{b.lists.ofPrefixes(e.AddressPrefixes)},
+				outcome: Outcome{Reason: policy.ReasonPrivatePath, Rule: e.Name}})
+		}
+	}
+	if s.association != nil {
+		for i := range s.perimeter.Profiles {
+			add(item{layer: layerSamePerimeter, lists: []listID{b.profileList(s.perimeter.Name, s.perimeter.Profiles[i].Name)},
+				outcome: Outcome{Reason: policy.ReasonSamePerimeter}})
+		}
+		for _, l := range b.linksOf(s.perimeter, s.profile.Name, direction) {
+			add(item{layer: layerLinkedPerimeter, lists: l.peers,
+				outcome: Outcome{Reason: policy.ReasonLinkedPerimeter, Rule: l.name}})
+		}
+		b.addRules(add, layerAccessRules, policy.ReasonAccessRule, s.profile.AccessRules, direction)
+	}
+	b.addDefault(add, r, s.mode(), direction)
+	return items
+}
+
+// addDefault adds what decides when no step before did: the mode, the
+// resource's own switch, or its own rules.
+func (b *builder) addDefault(add func(item), r *policy.Resource, mode policy.AccessMode, direction policy.Direction) {
+	otherwise := func(reason policy.Reason, verdict, wouldBe policy.Verdict) {
+		add(item{layer: layerDefault, every: true, outcome: Outcome{Reason: reason, Verdict: verdict, WouldBe: wouldBe}})
+	}
+	switch {
+	case mode == policy.Enforced:
+		otherwise(policy.ReasonNoAccessRule, policy.Deny, policy.Deny)
+	case mode == policy.Audit:
+		otherwise(policy.ReasonNoAccessRule, policy.Allow, policy.Deny)
+	case r.PublicNetworkAccess == policy.SecuredByPerimeter:
+		otherwise(policy.ReasonSecuredByPerimeter, policy.Deny, policy.Deny)
+	case r.PublicNetworkAccess == policy.Disabled && direction == policy.Inbound:
+		otherwise(policy.ReasonPublicAccessDisabled, policy.Deny, policy.Deny)
+	case !hasRules(r.Firewall, direction):
+		otherwise(policy.ReasonPublicAccessEnabled, policy.Allow, policy.Allow)
+	default:
+		b.addRules(add, layerFirewall, policy.ReasonFirewallRule, r.Firewall, direction)
+		otherwise(policy.ReasonNoFirewallRule, policy.Deny, policy.Deny)
+	}
+}
+
+// hasRules reports whether rules were written for the direction; one that has
+// expired was written too, and its end must not open what it narrowed.
+func hasRules(rules []policy.AccessRule, direction policy.Direction) bool {
+	for i := range rules {
+		if rules[i].Direction == direction {
+			return true
+		}
+	}
+	return false
+}
+
+// addRules adds the rules of a direction that have not expired.
+func (b *builder) addRules(add func(item), at layer, reason policy.Reason, rules []policy.AccessRule, direction policy.Direction) {
+	for i := range rules {
+		rule := &rules[i]
+		if rule.Direction != direction || ended(rule.Expires, b.facts.Now) {
+			continue
+		}
+		if !rule.Expires.IsZero() && (b.tables.NextExpiry.IsZero() || rule.Expires.Before(b.tables.NextExpiry)) {
+			b.tables.NextExpiry = rule.Expires
+		}
+		add(item{layer: at, lists: b.selectorLists(rule), ports: rule.Ports,
+			outcome: Outcome{Reason: reason, Rule: rule.Name, Expires: rule.Expires}})
+	}
+}
+
+func ended(expires, now time.Time) bool {
+	return !expires.IsZero() && !now.Before(expires)
+}
+
+// selectorLists returns the lists of peers that a rule's selector means.
+func (b *builder) selectorLists(rule *policy.AccessRule) []listID {
+	var out []listID
+	if len(rule.AddressPrefixes) > 0 {
+		out = append(out, b.lists.ofPrefixes(rule.AddressPrefixes))
+	}
+	for _, subscription := range rule.Subscriptions {
+		out = append(out, b.lists.ofIdentity("subscription", subscription))
+	}
+	for _, tag := range rule.ServiceTags {
+		out = append(out, b.tagList(tag))
+	}
+	if len(rule.FullyQualifiedDomainNames) > 0 {
+		out = append(out, b.lists.ofPrefixes(prefixesOfNames(rule.FullyQualifiedDomainNames, b.facts)))
+	}
+	return out
+}
+
+func (b *builder) tagList(tag string) listID {
+	id, ok := b.tags[tag]
+	if !ok {
+		id = b.lists.ofPrefixes(b.policy.ServiceTags[tag])
+		b.tags[tag] = id
+	}
+	return id
+}
+
+func (b *builder) profileList(perimeter, profile string) listID {
+	return b.lists.ofIdentity("profile", perimeter+"\x00"+profile)
+}

@@ -1,0 +1,89 @@
+package compile
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/perimeterd/perimeterd/pkg/policy"
+)
+
+// Tables is one generation, ready to be loaded. It is not changed after
+// Compile returned it.
+type Tables struct {
+	// Locals says which members an address carries. Sorted by prefix, IPv4
+	// first; the longest prefix that holds an address counts.
+	Locals []Local
+	// Prefixes4 and Prefixes6 give every prefix of the policy its class. Sorted
+	// by address, then length. An address in none of them is of class 0.
+	Prefixes4, Prefixes6 []PrefixClass
+	// ScopeClasses says what a class of peers means to a scope, where it means
+	// something else than Member.Otherwise. Sorted.
+	ScopeClasses []ScopeClass
+	Members      []Member // by member number; index 0 is unused
+	Spans        []Span
+	Outcomes     []Outcome // by outcome number; index 0 is unused
+
+	// StrictHere: a strict resource lives on this host, so what cannot even be
+	// attributed is dropped.
+	StrictHere bool
+	// PrivateEndpoints are those by interface.
+	PrivateEndpoints []policy.PrivateEndpoint
+	// NextExpiry is when the first rule ends; zero = none does.
+	NextExpiry time.Time
+}
+
+// Local is what one local prefix carries.
+type Local struct {
+	Prefix   netip.Prefix
+	Services SpanList // by local port: the member inbound traffic belongs to, 0 = none
+	Outbound uint32   // the member outbound traffic belongs to
+	Strict   [2]bool  // by policy.Direction: one of its members is strict
+	Audit    bool     // one of its members is in Audit
+}
+
+// PrefixClass gives a prefix its class.
+type PrefixClass struct {
+	Prefix netip.Prefix
+	Class  uint32
+}
+
+// ScopeClass says what a class means to a scope.
+type ScopeClass struct {
+	Scope, Class uint32
+	Meaning      SpanList
+}
+
+// Member is one governed resource. Arrays are by policy.Direction.
+type Member struct {
+	Scope                  [2]uint32
+	Otherwise4, Otherwise6 [2]SpanList
+}
+
+// SpanList is a piece of Tables.Spans that covers every protocol and port. With
+// Count 0, First is itself the value for all of them.
+type SpanList struct{ First, Count uint32 }
+
+// Span holds from its point on up to the next span's point.
+type Span struct {
+	From  uint32 // protocol<<16 | port
+	Value uint32 // an outcome, or in Local.Services a member
+}
+
+// Outcome is what is done with the first packet of a flow, and why.
+type Outcome struct {
+	Reason    policy.Reason
+	Direction policy.Direction
+	Verdict   policy.Verdict
+	WouldBe   policy.Verdict
+	Rule      string
+	Expires   time.Time // zero = never; from then on After counts
+	After     uint32
+	Member    uint32 // names another member than the one asked; 0 = that one
+}
+
+// MulticastAddress4 and MulticastAddress6 stand in Locals for every multicast
+// and broadcast destination: they carry the members that live on this host.
+var (
+	MulticastAddress4 = netip.AddrFrom4([4]byte{224})
+	MulticastAddress6 = netip.AddrFrom16([16]byte{0xff})
+)

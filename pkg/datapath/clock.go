@@ -1,0 +1,147 @@
+package datapath
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// clock translates between the kernel's two clocks, jiffies and nanoseconds
+// since boot, and the time people read.
+type clock struct {
+	prog *ebpf.Program
+	hz   uint64
+}
+
+// hzKnown are the tick rates Linux can be built with on the architectures we
+// run on. A measurement is only trusted to tell them apart.
+var hzKnown = [...]uint64{100, 250, 300, 1000}
+
+// newClock measures the kernel's tick rate, which no interface tells.
+func newClock(prog *ebpf.Program) (*clock, error) {
+	c := &clock{prog: prog}
+	fromJiffies, fromNs, err := c.tick()
+	if err != nil {
+		return nil, err
+	}
+	for {
+		jiffies, ns, err := c.tick()
+		if err != nil {
+			return nil, err
+		}
+		if ns-fromNs < uint64(50*time.Millisecond) {
+			continue
+		}
+		measured := float64(jiffies-fromJiffies) * 1e9 / float64(ns-fromNs)
+		best := hzKnown[0]
+		for _, hz := range hzKnown {
+			if math.Abs(float64(hz)-measured) < math.Abs(float64(best)-measured) {
+				best = hz
+			}
+		}
+		if math.Abs(float64(best)-measured) > 0.08*float64(best) {
+			// The process was kept from running across a tick; measure again.
+			if fromJiffies, fromNs, err = c.tick(); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		c.hz = best
+		return c, nil
+	}
+}
+
+// tick waits for the jiffies to change, and reads both clocks right then.
+func (c *clock) tick() (jiffies, ns uint64, err error) {
+	first, _, err := c.read()
+	if err != nil {
+		return 0, 0, err
+	}
+	for {
+		jiffies, ns, err = c.read()
+		if err != nil || jiffies != first {
+			return jiffies, ns, err
+		}
+	}
+}
+
+func (c *clock) read() (jiffies, ns uint64, err error) {
+	out := skbContext{}
+	if _, err := c.prog.Run(&ebpf.RunOptions{Data: make([]byte, 64), ContextOut: &out}); err != nil {
+		return 0, 0, fmt.Errorf("read the kernel's clocks: %w", err)
+	}
+	join := func(low, high uint32) uint64 { return uint64(high)<<32 | uint64(low) }
+	return join(out.CB[0], out.CB[1]), join(out.CB[2], out.CB[3]), nil
+}
+
+func (c *clock) jiffiesIn(d time.Duration) uint64 {
+	return uint64(d) * c.hz / uint64(time.Second)
+}
+
+// moment is one instant on all three clocks.
+type moment struct {
+	hz      uint64
+	jiffies uint64
+	boot    uint64 // ns
+	wall    time.Time
+}
+
+func (c *clock) now() (moment, error) {
+	jiffies, ns, err := c.read()
+	return moment{hz: c.hz, jiffies: jiffies, boot: ns, wall: time.Now()}, err
+}
+
+// ofBoot returns the time of a reading of the boot clock.
+func (m moment) ofBoot(ns uint64) time.Time {
+	return m.wall.Add(time.Duration(int64(ns - m.boot))).Round(0)
+}
+
+// ofJiffies returns the time of a count of jiffies.
+func (m moment) ofJiffies(jiffies uint64) time.Time {
+	ticks := int64(jiffies - m.jiffies)
+	return m.wall.Add(time.Duration(ticks) * (time.Second / time.Duration(m.hz))).Round(0)
+}
+
+// ofJiffies32 does so for the low half of a count not more than half its range ago.
+func (m moment) ofJiffies32(low uint32) time.Time {
+	return m.ofJiffies(m.jiffies + uint64(int64(int32(low-uint32(m.jiffies)))))
+}
+
+// jiffiesAt returns the count of jiffies at a time to come, at least 1.
+func (m moment) jiffiesAt(t time.Time) uint64 {
+	ticks := int64(t.Sub(m.wall)) / int64(time.Second/time.Duration(m.hz))
+	if ticks < 0 && uint64(-ticks) >= m.jiffies {
+		return 1
+	}
+	return m.jiffies + uint64(ticks)
+}
+
+// bootToWall is what to add to the boot clock to get the time of day.
+func bootToWall() (time.Time, error) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return time.Time{}, fmt.Errorf("read the boot clock: %w", err)
+	}
+	return time.Now().Add(-time.Duration(ts.Nano())), nil
+}
+
+// skbContext is struct __sk_buff of the kernel's interface (linux/bpf.h), as
+// far as test runs read and write it.
+type skbContext struct {
+	Len            uint32
+	PktType        uint32
+	Mark           uint32
+	QueueMapping   uint32
+	Protocol       uint32
+	VlanPresent    uint32
+	VlanTCI        uint32
+	VlanProto      uint32
+	Priority       uint32
+	IngressIfindex uint32
+	Ifindex        uint32
+	TCIndex        uint32
+	CB             [5]uint32
+}

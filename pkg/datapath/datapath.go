@@ -1,0 +1,323 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
+
+	"github.com/perimeterd/perimeterd/pkg/compile"
+)
+
+// pinLayout names the directory below Options.Root. It changes with every
+// change of bpf/types.h or bpf/maps.h, so that what an older agent pinned is
+// never read as something else.
+const pinLayout = "layout-1"
+
+// Datapath is the loaded data path. Its methods may be called by several
+// goroutines at once.
+type Datapath struct {
+	root    string // Options.Root/pinLayout
+	options Options
+	objects perimeterObjects
+	inner   map[string]*ebpf.MapSpec // templates of the generations' tables, by outer map
+	words   *vocabulary
+	clock   *clock
+
+	mu          sync.Mutex // everything below, and the order of changes to the kernel's maps
+	inForce     *generation
+	attachments map[uint32]*attachment // by ifindex
+	denials     *ebpf.Map              // the table at rest, to be swapped in
+	closed      bool
+}
+
+// Open loads the data path, or adopts what an earlier process left in force
+// under the same root. Programs that are attached are replaced in their links,
+// without a moment in which no program runs.
+//
+// The caller needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root, and a bpffs
+// at Options.Root.
+func Open(options Options) (*Datapath, error) {
+	options.Limits = options.Limits.withDefaults()
+	options.Timeouts = options.Timeouts.withDefaults()
+	if err := errors.Join(options.Limits.check(), options.Timeouts.check()); err != nil {
+		return nil, err
+	}
+	root, err := prepareRoot(options.Root)
+	if err != nil {
+		return nil, err
+	}
+	// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("lift the limit on locked memory: %w", err)
+	}
+	spec, err := loadPerimeter()
+	if err != nil {
+		return nil, fmt.Errorf("read the compiled programs: %w", err)
+	}
+	d := &Datapath{root: root, options: options, inner: map[string]*ebpf.MapSpec{}, attachments: map[uint32]*attachment{}}
+	if d.words, err = readVocabulary(spec.Types); err != nil {
+		return nil, err
+	}
+	if d.clock, err = loadClock(spec); err != nil {
+		return nil, err
+	}
+	if err := d.load(spec); err != nil {
+		d.clock.prog.Close()
+		return nil, err
+	}
+	if err := d.adopt(); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// prepareRoot makes the pin directory and checks that it can hold pins.
+func prepareRoot(root string) (string, error) {
+	if root == "" {
+		return "", errors.New("no pin directory was given")
+	}
+	dir := filepath.Join(root, pinLayout)
+	if err := os.MkdirAll(filepath.Join(dir, linksDir), 0o700); err != nil {
+		return "", fmt.Errorf("make the pin directory: %w", err)
+	}
+	var stat unix.Statfs_t
+	if err := unix.Statfs(dir, &stat); err != nil {
+		return "", fmt.Errorf("look at the pin directory %s: %w", dir, err)
+	}
+	if stat.Type != unix.BPF_FS_MAGIC {
+		return "", fmt.Errorf("%s is not in a bpffs: mount one, for instance with `mount -t bpf bpf /sys/fs/bpf`, or name another pin directory", root)
+	}
+	return dir, nil
+}
+
+// loadClock loads the one program that tells the kernel's tick rate, which the
+// settings of the others depend on.
+func loadClock(spec *ebpf.CollectionSpec) (*clock, error) {
+	alone := &ebpf.CollectionSpec{
+		Maps:      map[string]*ebpf.MapSpec{},
+		Programs:  map[string]*ebpf.ProgramSpec{"read_clocks": spec.Programs["read_clocks"].Copy()},
+		Variables: map[string]*ebpf.VariableSpec{},
+		Types:     spec.Types,
+		ByteOrder: spec.ByteOrder,
+	}
+	collection, err := ebpf.NewCollection(alone)
+	if err != nil {
+		return nil, fmt.Errorf("load the clock program: %w", explainLoad(err))
+	}
+	defer collection.Close()
+	prog := collection.DetachProgram("read_clocks")
+	c, err := newClock(prog)
+	if err != nil {
+		return nil, errors.Join(err, prog.Close())
+	}
+	return c, nil
+}
+
+// explainLoad says what to do about the most usual reason for which a load
+// fails. The verifier's log, if there is one, is in the chain (%+v).
+func explainLoad(err error) error {
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("%w (this needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)", err)
+	}
+	return err
+}
+
+// unpinned are the maps that belong to one load and not to the host.
+var unpinned = []string{"questions"}
+
+func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
+	for name, size := range map[string]uint32{
+		"established4":  d.options.Limits.EstablishedFlows4,
+		"established6":  d.options.Limits.EstablishedFlows6,
+		"opening4":      d.options.Limits.OpeningFlows4,
+		"opening6":      d.options.Limits.OpeningFlows6,
+		"flow_events":   d.options.Limits.FlowRing,
+		"denial_events": d.options.Limits.DenialRing,
+	} {
+		spec.Maps[name].MaxEntries = size
+	}
+	for name, m := range spec.Maps {
+		if strings.HasPrefix(name, ".") || slices.Contains(unpinned, name) {
+			continue
+		}
+		m.Pinning = ebpf.PinByName
+		if m.InnerMap != nil {
+			d.inner[name] = m.InnerMap
+		}
+		if err := keepPinnedSize(filepath.Join(d.root, name), m); err != nil {
+			return err
+		}
+	}
+	err := spec.Variables["settings"].Set(perimeterLoadSettings{
+		Timeouts:        d.options.Timeouts.rows(d.clock),
+		FragmentTimeout: uint32(d.clock.jiffiesIn(d.options.Timeouts.Fragment)),
+		WakeAt:          min(spec.Maps["flow_events"].MaxEntries, spec.Maps["denial_events"].MaxEntries) / 4,
+	})
+	if err != nil {
+		return fmt.Errorf("set the programs' settings: %w", err)
+	}
+	err = spec.LoadAndAssign(&d.objects, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: d.root}})
+	if err != nil {
+		return fmt.Errorf("load the programs: %w", explainLoad(err))
+	}
+	return nil
+}
+
+// keepPinnedSize makes the spec as large as the map that is already pinned: a
+// new size must not cost the flows in it.
+func keepPinnedSize(path string, spec *ebpf.MapSpec) error {
+	pinned, err := ebpf.LoadPinnedMap(path, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open the pinned map %s: %w", path, err)
+	}
+	defer pinned.Close()
+	if pinned.Type() == spec.Type {
+		spec.MaxEntries = pinned.MaxEntries()
+	}
+	return nil
+}
+
+// adopt finds out what an earlier process left, and makes what is missing.
+func (d *Datapath) adopt() error {
+	control, err := d.readControl()
+	if err != nil {
+		return err
+	}
+	if control.Generation != 0 {
+		d.inForce = &generation{number: control.Generation, flags: control.Flags}
+	}
+	if err := d.adoptDenials(); err != nil {
+		return err
+	}
+	return d.adoptLinks()
+}
+
+func (d *Datapath) readControl() (perimeterControl, error) {
+	var control perimeterControl
+	if err := d.objects.ControlMap.Lookup(uint32(0), &control); err != nil {
+		return control, fmt.Errorf("read which generation is in force: %w", err)
+	}
+	return control, nil
+}
+
+// Close lets go of the data path. Programs stay attached, the policy stays in
+// force.
+func (d *Datapath) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil
+	}
+	d.closed = true
+	errs := []error{d.objects.Close(), d.clock.prog.Close()}
+	if d.denials != nil {
+		errs = append(errs, d.denials.Close())
+	}
+	for _, a := range d.attachments {
+		errs = append(errs, a.release())
+	}
+	if d.inForce != nil {
+		errs = append(errs, d.inForce.release())
+	}
+	return errors.Join(errs...)
+}
+
+// Generation returns the generation in force, 0 if there is none.
+func (d *Datapath) Generation() uint32 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.inForce == nil {
+		return 0
+	}
+	return d.inForce.number
+}
+
+// Apply puts tables in force: aside first, then with a single write that every
+// packet sees at once. It stamps the legend with the new generation before that
+// write, so that keep can store it where a reader of events will look for it;
+// an error of keep, like any other before the write, changes nothing. previous
+// is the legend in force, or nil.
+func (d *Datapath) Apply(tables *compile.Tables, legend, previous *compile.Legend, keep func(*compile.Legend) error) (uint32, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+
+	number := max(d.options.FirstGeneration, 1)
+	if d.inForce != nil {
+		number = d.inForce.number + 1
+	}
+	next, err := d.build(number, tables)
+	if err != nil {
+		return 0, fmt.Errorf("build generation %d: %w", number, err)
+	}
+	if err := d.install(next); err != nil {
+		return 0, errors.Join(fmt.Errorf("install generation %d: %w", number, err), next.release())
+	}
+	legend.PutInForce(number, previous)
+	if keep != nil {
+		if err := keep(legend); err != nil {
+			return 0, errors.Join(fmt.Errorf("keep the names of generation %d: %w", number, err), next.release())
+		}
+	}
+	control := perimeterControl{Generation: number, Flags: next.flags}
+	if err := d.objects.ControlMap.Put(uint32(0), control); err != nil {
+		return 0, errors.Join(fmt.Errorf("put generation %d in force: %w", number, err), next.release())
+	}
+	old := d.inForce
+	d.inForce = next
+	if err := d.retire(old); err != nil {
+		return number, fmt.Errorf("free what generation %d needed: %w", number-1, err)
+	}
+	return number, nil
+}
+
+// Remove takes the data path away, whether or not a process has it open:
+// programs, policy, flows and counters under this root are gone when it returns.
+// Traffic is no longer governed. What other programs attached is left alone.
+func Remove(root string) error {
+	if _, err := os.Stat(root); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	layouts, err := os.ReadDir(root)
+	if err != nil {
+		return fmt.Errorf("look for pins: %w", err)
+	}
+	var errs []error
+	for _, layout := range layouts {
+		errs = append(errs, removeLayout(filepath.Join(root, layout.Name())))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if err := os.Remove(root); err != nil {
+		return fmt.Errorf("remove the pin directory: %w", err)
+	}
+	return nil
+}
+
+func removeLayout(dir string) error {
+	// Programs first: a program must not outlive the maps it finds its policy in.
+	if err := removeLinks(filepath.Join(dir, linksDir)); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove the pins in %s: %w", dir, err)
+	}
+	return nil
+}
+
+// sweepInterval is a hint how often the agent should call Sweep: often enough
+// that an end is told soon, seldom enough that a full table costs nothing.
+const sweepInterval = 5 * time.Second

@@ -1,0 +1,369 @@
+package datapath
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/perimeterd/perimeterd/pkg/compile"
+	"github.com/perimeterd/perimeterd/pkg/policy"
+)
+
+// generation is one compiled policy in the kernel: an inner map for each outer
+// one. Tables is nil for a generation that an earlier process loaded.
+type generation struct {
+	number uint32
+	flags  uint32
+	tables *compile.Tables
+	maps   map[string]*ebpf.Map // by name of the outer map
+	shared map[string]bool      // those that belong to the generation before as well
+}
+
+func (g *generation) slot() uint32 { return g.number % generationSlots }
+
+const generationSlots = 2
+
+func (g *generation) release() error {
+	var errs []error
+	for _, m := range g.maps {
+		errs = append(errs, m.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// build fills the tables of a generation, out of sight of every packet. Tries
+// that would hold just what the one in force holds are shared with it.
+func (d *Datapath) build(number uint32, tables *compile.Tables) (g *generation, err error) {
+	g = &generation{number: number, tables: tables, maps: map[string]*ebpf.Map{}, shared: map[string]bool{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, g.release())
+		}
+	}()
+	now, err := d.clock.now()
+	if err != nil {
+		return nil, err
+	}
+	if tables.StrictHere {
+		g.flags |= uint32(perimeterControlFlagCONTROL_STRICT_HERE)
+	}
+	if len(tables.PrivateEndpoints) > 0 {
+		g.flags |= uint32(perimeterControlFlagCONTROL_PRIVATE_INTERFACES)
+	}
+	return g, errors.Join(
+		d.buildLocals(g),
+		d.buildPrefixes(g),
+		d.buildScopeClasses(g),
+		d.buildMembers(g),
+		d.buildSpans(g),
+		d.buildOutcomes(g, now),
+	)
+}
+
+// table makes the inner map for an outer one and fills it with parallel keys
+// and values, in one go.
+func table[K, V any](d *Datapath, g *generation, outer string, keys []K, values []V) error {
+	spec := d.inner[outer].Copy()
+	spec.MaxEntries = max(1, uint32(len(keys)))
+	m, err := ebpf.NewMap(spec)
+	if err != nil {
+		return fmt.Errorf("make a table of %d entries for %s: %w", len(keys), outer, err)
+	}
+	g.maps[outer] = m
+	if err := fill(m, keys, values); err != nil {
+		return fmt.Errorf("fill %s: %w", outer, err)
+	}
+	return nil
+}
+
+// fill writes all entries with one call where the kernel can. Some cannot for
+// this kind of map (LPM tries before 5.14), and some fail half-way for lack of
+// memory in an atomic context (6.18 on arm64); single updates serve those.
+func fill[K, V any](m *ebpf.Map, keys []K, values []V) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	if _, err := m.BatchUpdate(keys, values, nil); err == nil {
+		return nil
+	} else if !errors.Is(err, ebpf.ErrNotSupported) && !errors.Is(err, unix.ENOMEM) {
+		return err
+	}
+	for i := range keys {
+		if err := m.Put(keys[i], values[i]); err != nil {
+			return fmt.Errorf("entry %d of %d: %w", i+1, len(keys), err)
+		}
+	}
+	return nil
+}
+
+// array fills a table indexed from 0 on.
+func array[V any](d *Datapath, g *generation, outer string, values []V) error {
+	keys := make([]uint32, len(values))
+	for i := range keys {
+		keys[i] = uint32(i)
+	}
+	return table(d, g, outer, keys, values)
+}
+
+func key4(a netip.Addr) uint32 {
+	four := a.As4()
+	return binary.NativeEndian.Uint32(four[:])
+}
+
+func key6(a netip.Addr) [4]uint32 {
+	var words [4]uint32
+	sixteen := a.As16()
+	for i := range words {
+		words[i] = binary.NativeEndian.Uint32(sixteen[4*i:])
+	}
+	return words
+}
+
+func prefixKey4(p netip.Prefix) perimeterPrefixKey4 {
+	return perimeterPrefixKey4{Length: uint32(p.Bits()), AddressBe: key4(p.Addr())}
+}
+
+func prefixKey6(p netip.Prefix) perimeterPrefixKey6 {
+	return perimeterPrefixKey6{Length: uint32(p.Bits()), AddressBe: key6(p.Addr())}
+}
+
+func spanList(l compile.SpanList) perimeterSpanList {
+	return perimeterSpanList{First: l.First, Count: l.Count}
+}
+
+// buildLocals splits the local prefixes: full-length ones go into a hash that
+// every first packet asks, the few others into a trie that is asked only if
+// there are any.
+func (d *Datapath) buildLocals(g *generation) error {
+	var hosts4 []uint32
+	var hosts6 [][4]uint32
+	var prefixes4 []perimeterPrefixKey4
+	var prefixes6 []perimeterPrefixKey6
+	var ofHosts4, ofHosts6, ofPrefixes4, ofPrefixes6 []perimeterLocal
+	for _, l := range g.tables.Locals {
+		local := perimeterLocal{Services: spanList(l.Services), Outbound: l.Outbound}
+		if l.Strict[policy.Inbound] {
+			local.Flags |= uint32(perimeterLocalFlagLOCAL_STRICT_INBOUND)
+		}
+		if l.Strict[policy.Outbound] {
+			local.Flags |= uint32(perimeterLocalFlagLOCAL_STRICT_OUTBOUND)
+		}
+		if l.Audit {
+			local.Flags |= uint32(perimeterLocalFlagLOCAL_AUDIT)
+		}
+		switch a := l.Prefix.Addr(); {
+		case a.Is4() && l.Prefix.IsSingleIP():
+			hosts4, ofHosts4 = append(hosts4, key4(a)), append(ofHosts4, local)
+		case a.Is4():
+			prefixes4, ofPrefixes4 = append(prefixes4, prefixKey4(l.Prefix)), append(ofPrefixes4, local)
+		case l.Prefix.IsSingleIP():
+			hosts6, ofHosts6 = append(hosts6, key6(a)), append(ofHosts6, local)
+		default:
+			prefixes6, ofPrefixes6 = append(prefixes6, prefixKey6(l.Prefix)), append(ofPrefixes6, local)
+		}
+	}
+	if len(prefixes4) > 0 {
+		g.flags |= uint32(perimeterControlFlagCONTROL_LOCAL_PREFIXES4)
+	}
+	if len(prefixes6) > 0 {
+		g.flags |= uint32(perimeterControlFlagCONTROL_LOCAL_PREFIXES6)
+	}
+	return errors.Join(
+		table(d, g, "locals4", hosts4, ofHosts4),
+		table(d, g, "locals6", hosts6, ofHosts6),
+		table(d, g, "local_prefixes4", prefixes4, ofPrefixes4),
+		table(d, g, "local_prefixes6", prefixes6, ofPrefixes6),
+	)
+}
+
+func (d *Datapath) buildPrefixes(g *generation) error {
+	var before compile.Tables
+	if d.inForce != nil && d.inForce.tables != nil {
+		before = *d.inForce.tables
+	}
+	return errors.Join(
+		prefixTable(d, g, "prefixes4", before.Prefixes4, g.tables.Prefixes4, prefixKey4),
+		prefixTable(d, g, "prefixes6", before.Prefixes6, g.tables.Prefixes6, prefixKey6),
+	)
+}
+
+// prefixTable makes the trie of a family, or shares the one in force: most edits
+// of a policy change no prefix, and a trie of a million takes a second to load.
+func prefixTable[K any](d *Datapath, g *generation, outer string, before, prefixes []compile.PrefixClass, key func(netip.Prefix) K) error {
+	if before != nil && d.inForce.maps[outer] != nil && slices.Equal(before, prefixes) {
+		m, err := d.inForce.maps[outer].Clone()
+		if err != nil {
+			return fmt.Errorf("share %s: %w", outer, err)
+		}
+		g.maps[outer], g.shared[outer] = m, true
+		return nil
+	}
+	keys := make([]K, len(prefixes))
+	classes := make([]uint32, len(prefixes))
+	for i, p := range prefixes {
+		keys[i], classes[i] = key(p.Prefix), p.Class
+	}
+	return table(d, g, outer, keys, classes)
+}
+
+func (d *Datapath) buildScopeClasses(g *generation) error {
+	keys := make([]perimeterScopeClass, len(g.tables.ScopeClasses))
+	values := make([]perimeterSpanList, len(keys))
+	for i, s := range g.tables.ScopeClasses {
+		keys[i] = perimeterScopeClass{Scope: s.Scope, Class: s.Class}
+		values[i] = spanList(s.Meaning)
+	}
+	return table(d, g, "scope_classes", keys, values)
+}
+
+func (d *Datapath) buildMembers(g *generation) error {
+	values := make([]perimeterMember, len(g.tables.Members))
+	for i, m := range g.tables.Members {
+		v := &values[i]
+		v.Scope = m.Scope
+		for direction := range m.Scope {
+			v.Otherwise4[direction] = spanList(m.Otherwise4[direction])
+			v.Otherwise6[direction] = spanList(m.Otherwise6[direction])
+		}
+	}
+	return array(d, g, "members", values)
+}
+
+func (d *Datapath) buildSpans(g *generation) error {
+	values := make([]perimeterSpan, len(g.tables.Spans))
+	for i, s := range g.tables.Spans {
+		values[i] = perimeterSpan{From: s.From, Value: s.Value}
+	}
+	return array(d, g, "spans", values)
+}
+
+func (d *Datapath) buildOutcomes(g *generation, now moment) error {
+	values := make([]perimeterOutcome, len(g.tables.Outcomes))
+	for i, o := range g.tables.Outcomes {
+		if i == 0 {
+			continue
+		}
+		category := policy.CategoryOf(o.Reason, o.Direction)
+		reason, known := d.words.reasonOf[o.Reason]
+		number, alsoKnown := d.words.categoryOf[category]
+		if !known || !alsoKnown {
+			return fmt.Errorf("the compiled programs have no reason %q or no category %q: agent and programs are of different versions", o.Reason, category)
+		}
+		values[i] = perimeterOutcome{
+			After: o.After, Member: o.Member,
+			Verdict: uint8(o.Verdict), WouldBe: uint8(o.WouldBe), Reason: reason, Category: number,
+		}
+		if !o.Expires.IsZero() {
+			values[i].Expires = now.jiffiesAt(o.Expires)
+		}
+	}
+	return array(d, g, "outcomes", values)
+}
+
+// outerMaps are the outer maps of a generation, by name.
+func (d *Datapath) outerMaps() map[string]*ebpf.Map {
+	m := &d.objects.perimeterMaps
+	return map[string]*ebpf.Map{
+		"locals4": m.Locals4, "locals6": m.Locals6,
+		"local_prefixes4": m.LocalPrefixes4, "local_prefixes6": m.LocalPrefixes6,
+		"prefixes4": m.Prefixes4, "prefixes6": m.Prefixes6,
+		"scope_classes": m.ScopeClasses, "members": m.Members, "spans": m.Spans, "outcomes": m.Outcomes,
+	}
+}
+
+// put enters a generation's maps into a slot of the outer maps. Each call waits
+// until no packet uses what was there before (an RCU grace period); they wait
+// together.
+func (d *Datapath) put(g *generation, slot uint32) error {
+	var group errgroup.Group
+	for name, outer := range d.outerMaps() {
+		group.Go(func() error {
+			if err := outer.Put(slot, g.maps[name]); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// install puts a generation where packets will look for it once its number is
+// in force. Its slot belonged to the generation before the last, which retire
+// has cleared, so no packet reads it now.
+func (d *Datapath) install(g *generation) error {
+	if err := d.put(g, g.slot()); err != nil {
+		return err
+	}
+	return d.markPrivateInterfaces(g)
+}
+
+// retire frees what only the previous generation needed. First it waits until
+// no packet is judged by it any more; then the current tables take its slot, so
+// that its own are freed now and not with the generation after next.
+func (d *Datapath) retire(old *generation) error {
+	// Entering a map that is already there changes nothing, but waits.
+	if err := d.objects.Spans.Put(d.inForce.slot(), d.inForce.maps["spans"]); err != nil {
+		return fmt.Errorf("wait for packets: %w", err)
+	}
+	if err := d.put(d.inForce, 1-d.inForce.slot()); err != nil {
+		return err
+	}
+	if old == nil {
+		return nil
+	}
+	return old.release()
+}
+
+// Prefixes is what the policy in force takes in the kernel.
+type Prefixes struct {
+	IPv4, IPv6 int   // prefixes in the tries
+	Bytes      int64 // an estimate of all tables of the generation, see bytesPerPrefix
+}
+
+// bytesPerPrefix is what a prefix in an LPM trie takes, inner nodes and the
+// allocator's rounding included: measured, since the kernel's own figure
+// (memlock) leaves out two thirds of it.
+const bytesPerPrefix = 140
+
+// Prefixes reports what the policy in force takes. Zero for a generation that an
+// earlier process loaded.
+func (d *Datapath) Prefixes() Prefixes {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.inForce == nil || d.inForce.tables == nil {
+		return Prefixes{}
+	}
+	t := d.inForce.tables
+	p := Prefixes{IPv4: len(t.Prefixes4), IPv6: len(t.Prefixes6)}
+	p.Bytes = int64(bytesPerPrefix) * int64(p.IPv4+p.IPv6)
+	for name, m := range d.inForce.maps {
+		if name == "prefixes4" || name == "prefixes6" {
+			continue
+		}
+		info, err := m.Info()
+		if err != nil {
+			continue // an estimate without this part is better than none
+		}
+		if bytes, ok := info.Memlock(); ok {
+			p.Bytes += int64(bytes)
+		}
+	}
+	return p
+}
+
+// sortedNames is for messages and tests: map iteration has no order.
+func sortedNames[V any](m map[string]V) []string {
+	names := make([]string, 0, len(m))
+	for name := range m {
+		names = append(names, name)
+	}
+	slices.SortFunc(names, cmp.Compare)
+	return names
+}
