@@ -38,7 +38,7 @@ func (p Position) String() string {
 // the services on them.
 //
 // A packet belongs to a resource by its local address and local port, see
-// Carried for what happens where several resources cover one address.
+// CheckAttribution for what happens where several resources cover one address.
 type Resource struct {
 	Name         string
 	Subscription string // owner group; "" = none

@@ -1,0 +1,262 @@
+package policy
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// tagReader reads service tag files and keeps the prefixes of the wanted tags.
+type tagReader struct {
+	problems *collector
+	wanted   map[string]bool
+	offers   map[string]*tagOffer
+}
+
+// tagOffer is what the files say about one tag.
+type tagOffer struct {
+	file, second string // second: another file that has it too
+	prefixes     []netip.Prefix
+	ready        bool // sorted and unique
+}
+
+// read reads one file and reports whether all its tags are known then. Bad
+// prefixes are problems, but hide no tags.
+func (t *tagReader) read(f tagFile, text []byte) bool {
+	var err error
+	switch f.format {
+	case azureFormat:
+		err = t.azure(f.path, text)
+	case awsFormat:
+		err = t.aws(f.path, text)
+	case plainFormat:
+		t.plain(f, text)
+	}
+	if err == nil {
+		return true
+	}
+	at := Position{File: f.path, Line: 1, Column: 1}
+	wrong := err.Error()
+	if e, ok := err.(*jsonError); ok {
+		at.Line, at.Column = lineAndColumn(text, int(e.offset))
+		wrong = e.cause.Error()
+	}
+	t.problems.add(at, fmt.Sprintf("not a service tag file in format %s: %s", f.format, wrong), fmt.Sprintf("repair the file, or correct its entry (%s)", f.at))
+	return false
+}
+
+// offer notes that a file has a tag and returns where its prefixes go, nil if
+// no rule wants them.
+func (t *tagReader) offer(file, tag string) *tagOffer {
+	o := t.offers[tag]
+	switch {
+	case o == nil:
+		o = &tagOffer{file: file}
+		t.offers[tag] = o
+	case o.file != file && o.second == "":
+		o.second = file
+	}
+	if !t.wanted[tag] {
+		return nil
+	}
+	return o
+}
+
+// azure reads the ServiceTags file of Azure. Tags have the names they have
+// there.
+func (t *tagReader) azure(file string, text []byte) error {
+	var entry struct {
+		Name       string `json:"name"`
+		Properties struct {
+			AddressPrefixes []string `json:"addressPrefixes"`
+		} `json:"properties"`
+	}
+	return eachElement(text, []string{"values"}, func(element *json.Decoder) error {
+		start := element.InputOffset()
+		entry.Name, entry.Properties.AddressPrefixes = "", entry.Properties.AddressPrefixes[:0]
+		if err := element.Decode(&entry); err != nil {
+			return err
+		}
+		if entry.Name == "" {
+			return errors.New(`an element of "values" has no name`)
+		}
+		offer := t.offer(file, entry.Name)
+		if offer == nil {
+			return nil
+		}
+		for _, s := range entry.Properties.AddressPrefixes {
+			if p, ok := t.prefix(file, text, start, s); ok {
+				offer.prefixes = append(offer.prefixes, p)
+			}
+		}
+		return nil
+	})
+}
+
+// aws reads the ip-ranges file of AWS. Every service is a tag, and so is every
+// service in one region: S3 and S3.eu-west-1.
+func (t *tagReader) aws(file string, text []byte) error {
+	var entry struct {
+		IPv4    string `json:"ip_prefix"`
+		IPv6    string `json:"ipv6_prefix"`
+		Region  string `json:"region"`
+		Service string `json:"service"`
+	}
+	return eachElement(text, []string{"prefixes", "ipv6_prefixes"}, func(element *json.Decoder) error {
+		start := element.InputOffset()
+		entry.IPv4, entry.IPv6, entry.Region, entry.Service = "", "", "", ""
+		if err := element.Decode(&entry); err != nil {
+			return err
+		}
+		if entry.Service == "" || entry.Region == "" {
+			return errors.New("a prefix has no service or no region")
+		}
+		everywhere := t.offer(file, entry.Service)
+		regional := t.offer(file, entry.Service+"."+entry.Region)
+		if everywhere == nil && regional == nil {
+			return nil
+		}
+		p, ok := t.prefix(file, text, start, entry.IPv4+entry.IPv6)
+		for _, offer := range []*tagOffer{everywhere, regional} {
+			if ok && offer != nil {
+				offer.prefixes = append(offer.prefixes, p)
+			}
+		}
+		return nil
+	})
+}
+
+// plain reads a list with an address or a prefix on each line. What follows a
+// "#" is a comment.
+func (t *tagReader) plain(f tagFile, text []byte) {
+	offer := t.offer(f.path, f.name)
+	if offer == nil {
+		offer = &tagOffer{} // checked all the same
+	}
+	rest := strings.TrimPrefix(string(text), "\ufeff")
+	for number := 1; rest != ""; number++ {
+		var line string
+		line, rest, _ = strings.Cut(rest, "\n")
+		line, _, _ = strings.Cut(line, "#")
+		s := strings.TrimSpace(line)
+		if s == "" {
+			continue
+		}
+		p, err := ParsePrefix(s)
+		if err != nil {
+			column := 1 + len(line) - len(strings.TrimLeft(line, " \t\r"))
+			t.problems.addFault(Position{File: f.path, Line: number, Column: column}, err)
+			continue
+		}
+		offer.prefixes = append(offer.prefixes, p)
+	}
+}
+
+// prefix parses a prefix of a JSON file, in an element that starts at an offset.
+func (t *tagReader) prefix(file string, text []byte, start int64, s string) (netip.Prefix, bool) {
+	p, err := ParsePrefix(s)
+	if err != nil {
+		offset := int(start)
+		if i := bytes.Index(text[start:], []byte(`"`+s+`"`)); i >= 0 {
+			offset += i
+		}
+		at := Position{File: file}
+		at.Line, at.Column = lineAndColumn(text, offset)
+		t.problems.addFault(at, err)
+	}
+	return p, err == nil
+}
+
+// jsonError is what is wrong with a JSON file, and where.
+type jsonError struct {
+	cause  error
+	offset int64
+}
+
+func (e *jsonError) Error() string { return e.cause.Error() }
+
+// eachElement calls read with the decoder before every element of the lists
+// that the object in text has under these keys. At least one of the lists must
+// be there. Elements are decoded one by one, so that the whole tree is never in
+// memory. The error is a *jsonError.
+func eachElement(text []byte, lists []string, read func(*json.Decoder) error) error {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	err := walkElements(decoder, lists, read)
+	if err == nil {
+		return nil
+	}
+	e := &jsonError{err, decoder.InputOffset()}
+	// The decoder counts from where it began to scan, Unmarshal from the start,
+	// the bad byte included.
+	var syntax *json.SyntaxError
+	if errors.As(json.Unmarshal(text, new(json.RawMessage)), &syntax) {
+		e.cause, e.offset = syntax, syntax.Offset-1
+	}
+	var mistyped *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &mistyped):
+		// Its own words are about Go types.
+		e.cause = fmt.Errorf("a %s stands where none can be", mistyped.Value)
+	case errors.Is(err, io.EOF):
+		e.cause = io.ErrUnexpectedEOF
+	}
+	return e
+}
+
+func walkElements(decoder *json.Decoder, lists []string, read func(*json.Decoder) error) error {
+	if err := expect(decoder, json.Delim('{')); err != nil {
+		return err
+	}
+	found := false
+	for decoder.More() {
+		key, err := decoder.Token()
+		if err != nil {
+			return err
+		}
+		if name, ok := key.(string); !ok || !slices.Contains(lists, name) {
+			var skipped json.RawMessage
+			if err := decoder.Decode(&skipped); err != nil {
+				return err
+			}
+			continue
+		}
+		found = true
+		if err := expect(decoder, json.Delim('[')); err != nil {
+			return err
+		}
+		for decoder.More() {
+			if err := read(decoder); err != nil {
+				return err
+			}
+		}
+		if err := expect(decoder, json.Delim(']')); err != nil {
+			return err
+		}
+	}
+	if err := expect(decoder, json.Delim('}')); err != nil {
+		return err
+	}
+	if !found {
+		return fmt.Errorf("there is no %s", oneOf(quoted(lists)))
+	}
+	if _, err := decoder.Token(); err != io.EOF {
+		return errors.New("there is something after the end of the object")
+	}
+	return nil
+}
+
+func expect(decoder *json.Decoder, want json.Delim) error {
+	token, err := decoder.Token()
+	if err != nil {
+		return err
+	}
+	if token != want {
+		return fmt.Errorf("%q is missing", want.String())
+	}
+	return nil
+}
