@@ -169,14 +169,15 @@ static __always_inline struct outcome *policy_outcome(__u32 slot, __u32 number)
 	return inner ? bpf_map_lookup_elem(inner, &number) : NULL;
 }
 
-static __always_inline bool policy_private_interface(const struct control *control, __u32 ifindex)
+/* The outcome for all that crosses a private endpoint; 0 = the interface is none. */
+static __always_inline __u32 policy_private_path(const struct control *control, __u32 ifindex, __u32 direction)
 {
 	struct interface *interface;
 
 	if (!(control->flags & CONTROL_PRIVATE_INTERFACES))
-		return false;
+		return 0;
 	interface = bpf_map_lookup_elem(&interfaces, &ifindex);
-	return interface && interface->flags & INTERFACE_PRIVATE << policy_slot(control);
+	return interface ? interface->private_path[policy_slot(control)][direction & 1] : 0;
 }
 
 /*
@@ -193,6 +194,7 @@ static __noinline void policy_judge(const struct control *control, const struct 
 	struct member *member;
 	struct local *local;
 	struct scope_class key;
+	__u32 private_path;
 	__u64 found;
 	void *inner;
 
@@ -256,15 +258,16 @@ static __noinline void policy_judge(const struct control *control, const struct 
 	}
 	if (!outcome)
 		goto incomplete;
-	/* A private interface comes right after the failsafe, whatever the rules say. */
-	if (outcome->reason != REASON_FAILSAFE && policy_private_interface(control, ifindex)) {
-		answer->outcome = 0;
-		answer->reason = REASON_PRIVATE_PATH;
-		answer->category = direction == DIRECTION_INBOUND ? NspPrivateInboundAllowed : NspOutboundAttempt;
-		return;
-	}
 	if (outcome->member != MEMBER_NONE)
 		answer->member = outcome->member;
+	/* A private endpoint comes right after the failsafe, whatever the rules say. */
+	private_path = policy_private_path(control, ifindex, direction);
+	if (private_path && outcome->reason != REASON_FAILSAFE) {
+		answer->outcome = private_path;
+		outcome = policy_outcome(slot, private_path);
+		if (!outcome)
+			goto incomplete;
+	}
 	answer->verdict = outcome->verdict;
 	answer->would_be = outcome->would_be;
 	answer->reason = outcome->reason;

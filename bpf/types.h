@@ -107,12 +107,16 @@ struct outcome {
 /* An interface of this host. Written by the agent; key: ifindex. */
 struct interface {
 	__u32 flags;		/* enum interface_flag */
+	/*
+	 * Of a private endpoint, the outcome for all it carries, by slot of the
+	 * generation and enum direction. 0: it is none.
+	 */
+	__u32 private_path[2][2];
 };
 
 enum interface_flag {
 	INTERFACE_UPLINK = 1,	/* attached: ingress judges the destination's end */
 	INTERFACE_WORKLOAD = 2,	/* attached: ingress judges the source's end */
-	INTERFACE_PRIVATE = 4,	/* a private endpoint, for generations in slot 0; slot 1: 8 */
 };
 
 /* ---- flows: written by packets; the agent reads them and removes the idle ---- */

@@ -39,6 +39,7 @@ func Compile(p *policy.Policy, facts *policy.Facts) (*Tables, *Legend, error) {
 		return nil, nil, err
 	}
 	b.addMembers()
+	b.addPrivateEndpoints()
 	b.addMulticastMember()
 	if err := b.addClasses(); err != nil {
 		return nil, nil, err
@@ -128,11 +129,21 @@ func (b *builder) addMembers() {
 		}
 		b.legend.Members = append(b.legend.Members, l)
 	}
-	for i := range b.policy.PrivateEndpoints {
-		if e := b.policy.PrivateEndpoints[i]; len(e.Interfaces) > 0 {
-			b.tables.PrivateEndpoints = append(b.tables.PrivateEndpoints, e)
+}
+
+// addPrivateEndpoints gives the private endpoints by interface their outcomes.
+func (b *builder) addPrivateEndpoints() {
+	for _, e := range b.policy.PrivateEndpoints {
+		if len(e.Interfaces) == 0 {
+			continue
 		}
+		endpoint := PrivateEndpoint{PrivateEndpoint: e}
+		for _, direction := range []policy.Direction{policy.Inbound, policy.Outbound} {
+			endpoint.Outcomes[direction] = b.outcomes.number(Outcome{Reason: policy.ReasonPrivatePath, Direction: direction, Rule: e.Name})
+		}
+		b.tables.PrivateEndpoints = append(b.tables.PrivateEndpoints, endpoint)
 	}
+	slices.SortFunc(b.tables.PrivateEndpoints, func(x, y PrivateEndpoint) int { return strings.Compare(x.Name, y.Name) })
 }
 
 // scopeOf returns the scope of a resource in a direction. Resources for which

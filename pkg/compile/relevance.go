@@ -52,27 +52,44 @@ func (r *relevance) known(sc uint32, of ranking) ranking {
 	return out
 }
 
-// touched returns the scopes, in order, that name a list of the ranking which
-// the roots of its families do not have anyway, or have at another place.
+// touched returns the scopes, in order, to which the ranking may mean something
+// else than the roots of its families: those that name a list which a root does
+// not have, or has at another place, or which only a root has (a resource that
+// takes all traffic hides the wider ones around it).
 func (r *relevance) touched(of ranking, roots [2]ranking, used [2]bool) []uint32 {
-	inRoots := func(l listID) bool {
-		for family, root := range roots {
-			if used[family] && !slices.ContainsFunc(root, func(lists []listID) bool { return slices.Contains(lists, l) }) {
-				return false
-			}
-		}
-		return true
-	}
 	var out []uint32
+	differs := func(l listID) { out = append(out, r.scopes[l]...) }
 	last := len(of) - 1
 	for i, lists := range of {
 		for _, l := range lists {
-			if i == last && inRoots(l) {
-				continue
+			if i < last || !inRoots(l, roots, used) {
+				differs(l)
 			}
-			out = append(out, r.scopes[l]...)
+		}
+	}
+	for family, root := range roots {
+		for _, lists := range root {
+			for _, l := range lists {
+				if used[family] && !of.has(l) {
+					differs(l)
+				}
+			}
 		}
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// inRoots reports whether the roots of all families used have the list.
+func inRoots(l listID, roots [2]ranking, used [2]bool) bool {
+	for family, root := range roots {
+		if used[family] && !root.has(l) {
+			return false
+		}
+	}
+	return true
+}
+
+func (r ranking) has(l listID) bool {
+	return slices.ContainsFunc(r, func(lists []listID) bool { return slices.Contains(lists, l) })
 }

@@ -26,8 +26,8 @@ type Tables struct {
 	// StrictHere: a strict resource lives on this host, so what cannot even be
 	// attributed is dropped.
 	StrictHere bool
-	// PrivateEndpoints are those by interface.
-	PrivateEndpoints []policy.PrivateEndpoint
+	// PrivateEndpoints are those by interface, by name.
+	PrivateEndpoints []PrivateEndpoint
 	// NextExpiry is when the first rule ends; zero = none does.
 	NextExpiry time.Time
 }
@@ -67,6 +67,13 @@ type SpanList struct{ First, Count uint32 }
 type Span struct {
 	From  uint32 // protocol<<16 | port
 	Value uint32 // an outcome, or in Local.Services a member
+}
+
+// PrivateEndpoint is one by interface, with the outcome, by policy.Direction, of
+// all that crosses an interface it covers. Of several, the first counts.
+type PrivateEndpoint struct {
+	policy.PrivateEndpoint
+	Outcomes [2]uint32
 }
 
 // Outcome is what is done with the first packet of a flow, and why.

@@ -330,22 +330,20 @@ func (d *Datapath) markInterface(a *attachment, g *generation) error {
 	if err := d.objects.Interfaces.Lookup(a.state.Ifindex, &old); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("look up interface %s in the kernel: %w", a.state.Name, err)
 	}
-	flags := uint32(perimeterInterfaceFlagINTERFACE_UPLINK)
+	noted := perimeterInterface{Flags: uint32(perimeterInterfaceFlagINTERFACE_UPLINK), PrivatePath: old.PrivatePath}
 	if a.state.Role == Workload {
-		flags = uint32(perimeterInterfaceFlagINTERFACE_WORKLOAD)
+		noted.Flags = uint32(perimeterInterfaceFlagINTERFACE_WORKLOAD)
 	}
-	private := uint32(perimeterInterfaceFlagINTERFACE_PRIVATE)
-	flags |= old.Flags & (private | private<<1)
 	if g != nil && g.tables != nil {
-		bit := private << g.slot()
-		flags &^= bit
+		noted.PrivatePath[g.slot()] = [2]uint32{}
 		for i := range g.tables.PrivateEndpoints {
-			if g.tables.PrivateEndpoints[i].Covers(a.state.Name) {
-				flags |= bit
+			if e := &g.tables.PrivateEndpoints[i]; e.Covers(a.state.Name) {
+				noted.PrivatePath[g.slot()] = e.Outcomes
+				break
 			}
 		}
 	}
-	if err := d.objects.Interfaces.Put(a.state.Ifindex, perimeterInterface{Flags: flags}); err != nil {
+	if err := d.objects.Interfaces.Put(a.state.Ifindex, noted); err != nil {
 		return fmt.Errorf("note interface %s in the kernel: %w", a.state.Name, err)
 	}
 	return nil

@@ -144,4 +144,6 @@ type skbContext struct {
 	Ifindex        uint32
 	TCIndex        uint32
 	CB             [5]uint32
+	// The kernel's struct is longer, and grows; it wants room for all of it.
+	_ [188]byte
 }

@@ -226,8 +226,9 @@ type perimeterFragmentKey struct {
 }
 
 type perimeterInterface struct {
-	_     structs.HostLayout
-	Flags uint32
+	_           structs.HostLayout
+	Flags       uint32
+	PrivatePath [2][2]uint32
 }
 
 type perimeterInterfaceFlag uint32
@@ -235,7 +236,6 @@ type perimeterInterfaceFlag uint32
 const (
 	perimeterInterfaceFlagINTERFACE_UPLINK   perimeterInterfaceFlag = 1
 	perimeterInterfaceFlagINTERFACE_WORKLOAD perimeterInterfaceFlag = 2
-	perimeterInterfaceFlagINTERFACE_PRIVATE  perimeterInterfaceFlag = 4
 )
 
 type perimeterLoadSettings struct {

@@ -82,6 +82,18 @@ func (e *Evaluator) attribute(direction policy.Direction, pkt Packet) *member {
 	return nil
 }
 
+// unlisted reports whether the packet is ungoverned for its port alone: there
+// are resources at its local address, but none that lists the port.
+func (e *Evaluator) unlisted(direction policy.Direction, pkt Packet) bool {
+	if direction == policy.Outbound {
+		return false
+	}
+	if isMulticast(pkt) {
+		return len(e.livingHere()) > 0
+	}
+	return len(e.carried(pkt.Local)) > 0 && e.attribute(direction, pkt) == nil
+}
+
 // serves reports whether one of the services is of this protocol and port.
 func serves(services []policy.Ports, protocol uint8, port uint16) bool {
 	for _, s := range services {

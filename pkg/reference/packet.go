@@ -89,6 +89,11 @@ func (p Packet) isEcho() bool {
 	return false
 }
 
+// isEchoReply reports an answer to an echo request.
+func (p Packet) isEchoReply() bool {
+	return p.isEcho() && (p.ICMPType == 0 || p.ICMPType == 129)
+}
+
 // isICMPError reports the ICMP messages that quote another packet: unreachable,
 // source quench or too big, time exceeded, parameter problem.
 func (p Packet) isICMPError() bool {

@@ -52,56 +52,79 @@ func (t *Tracker) Decide(pkt Packet) Decision {
 	if pkt.Unjudgeable != "" {
 		return t.evaluator.Unjudged(pkt)
 	}
-	if pkt.isICMPError() {
-		return t.decideError(pkt)
-	}
 	key := keyOf(pkt)
 	if f, ok := t.flows[key]; ok {
-		return t.decideTracked(key, f, pkt)
+		if d, ok := t.decideTracked(key, f, pkt); ok {
+			return d
+		}
+	}
+	if pkt.isICMPError() {
+		if d, ok := t.decideRelated(pkt); ok {
+			return d
+		}
 	}
 	d := t.open(pkt)
-	makesFlow := d.Governed && d.Verdict == policy.Allow &&
-		!(pkt.Protocol == policy.ProtocolTCP && pkt.TCPFlags&RST != 0)
-	if makesFlow {
+	if t.makesFlow(d, pkt) {
 		t.flows[key] = flow{d, t.evaluator}
 	}
 	return d
 }
 
-// decideTracked decides a packet of a flow: allowed, whichever way it goes. If
-// another generation took the flow, it is judged again as it was opened.
-func (t *Tracker) decideTracked(key flowKey, f flow, pkt Packet) Decision {
-	if f.evaluator != t.evaluator {
-		d := t.evaluator.Judge(f.opened.Direction, pkt)
-		switch {
-		case d.Verdict == policy.Deny:
-			delete(t.flows, key)
-			d.Cut = true
-			return d
-		case !d.Governed:
-			// The member is gone, and its flows with it.
-			delete(t.flows, key)
-			return d
-		}
-		f = flow{d, t.evaluator}
-		t.flows[key] = f
+// makesFlow reports whether the packet, decided so, begins a flow. One to a
+// port that none of the address's resources lists does too: its answers leave
+// from an address whose outbound traffic is a resource's.
+func (t *Tracker) makesFlow(d Decision, pkt Packet) bool {
+	if !d.Governed {
+		return !pkt.isMidStream() && t.evaluator.unlisted(d.Direction, pkt)
 	}
-	return f.pass(ReasonEstablished)
+	return d.Verdict == policy.Allow && !(pkt.isMidStream() && pkt.TCPFlags&RST != 0)
 }
 
-// decideError decides an ICMP error: it passes when it comes to the sender of
-// a packet of a flow. It never makes a flow.
-func (t *Tracker) decideError(pkt Packet) Decision {
-	if quoted := pkt.Quoted; quoted != nil {
-		reachesSender := quoted.Local == pkt.Local
-		if !pkt.Towards {
-			reachesSender = quoted.Peer == pkt.Peer
-		}
-		if f, ok := t.flows[keyOf(*quoted)]; ok && reachesSender {
-			return f.pass(ReasonRelated)
-		}
+// decideTracked decides a packet of a flow: allowed, whichever way it goes. If
+// another generation took the flow, it is judged again as it was opened. False:
+// the flow is over, and the packet is as if it had never been.
+func (t *Tracker) decideTracked(key flowKey, f flow, pkt Packet) (Decision, bool) {
+	if f.evaluator == t.evaluator {
+		return f.pass(ReasonEstablished), true
 	}
-	return t.evaluator.Judge(pkt.Direction(), pkt)
+	d := t.evaluator.Judge(f.opened.Direction, pkt)
+	if d.Verdict == policy.Deny {
+		delete(t.flows, key)
+		d.Cut = true
+		return d, true
+	}
+	stays := d.Governed && f.opened.Governed
+	if !f.opened.Governed {
+		stays = !d.Governed && t.evaluator.unlisted(f.opened.Direction, pkt)
+	}
+	if !stays {
+		delete(t.flows, key)
+		return d, false
+	}
+	f = flow{d, t.evaluator}
+	t.flows[key] = f
+	return f.pass(ReasonEstablished), true
+}
+
+// decideRelated passes an ICMP error that comes to the sender of a packet of a
+// flow, if the flow is still allowed.
+func (t *Tracker) decideRelated(pkt Packet) (Decision, bool) {
+	quoted := pkt.Quoted
+	if quoted == nil {
+		return Decision{}, false
+	}
+	reachesSender := quoted.Local == pkt.Local
+	if !pkt.Towards {
+		reachesSender = quoted.Peer == pkt.Peer
+	}
+	f, ok := t.flows[keyOf(*quoted)]
+	if !ok || !reachesSender {
+		return Decision{}, false
+	}
+	if f.evaluator != t.evaluator && t.evaluator.Judge(f.opened.Direction, *quoted).Verdict == policy.Deny {
+		return Decision{}, false
+	}
+	return f.pass(ReasonRelated), true
 }
 
 // open decides a packet that belongs to no flow.
@@ -120,9 +143,9 @@ func (t *Tracker) open(pkt Packet) Decision {
 		return in
 	case in.WouldBe == policy.Deny && out.WouldBe == policy.Allow:
 		return out
-	case in.Verdict == policy.Deny && pkt.Towards:
+	case in.WouldBe == policy.Deny && pkt.Towards:
 		return in
-	case in.Verdict == policy.Deny:
+	case in.WouldBe == policy.Deny:
 		return out
 	case pkt.LocalPort < pkt.PeerPort: // the lower port is likelier the server's
 		return in
@@ -140,8 +163,9 @@ func (f flow) pass(reason policy.Reason) Decision {
 	return d
 }
 
-// keyOf is the key of the flow the packet belongs to. The identifier of an
-// echo stands for both ports.
+// keyOf is the key of the flow the packet belongs to. Instead of ports, ICMP has
+// what the message is about and which side opened: of an echo its identifier,
+// so that only a reply answers a request; of all else its type.
 func keyOf(pkt Packet) flowKey {
 	key := flowKey{
 		local:     pkt.Local,
@@ -150,8 +174,17 @@ func keyOf(pkt Packet) flowKey {
 		peerPort:  pkt.peerPort(),
 		protocol:  pkt.Protocol,
 	}
-	if pkt.isEcho() {
-		key.localPort, key.peerPort = pkt.EchoID, pkt.EchoID
+	if pkt.Protocol != policy.ProtocolICMP && pkt.Protocol != policy.ProtocolICMPv6 {
+		return key
+	}
+	const byPeer, byLocal, notEcho = 1, 2, 2
+	key.localPort, key.peerPort = pkt.EchoID, byLocal
+	if pkt.Towards != pkt.isEchoReply() {
+		key.peerPort = byPeer
+	}
+	if !pkt.isEcho() {
+		key.localPort = uint16(pkt.ICMPType) << 8
+		key.peerPort += notEcho
 	}
 	return key
 }

@@ -1,0 +1,342 @@
+package datapath
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/perimeterd/perimeterd/pkg/compile"
+	"github.com/perimeterd/perimeterd/pkg/policy"
+	"github.com/perimeterd/perimeterd/pkg/reference"
+	"github.com/perimeterd/perimeterd/tests/packet"
+	"github.com/perimeterd/perimeterd/tests/privileged"
+	"github.com/perimeterd/perimeterd/tests/randompolicy"
+	"github.com/perimeterd/perimeterd/tests/world"
+)
+
+var (
+	seedFlag     = flag.Uint64("seed", 0, "seed of the first random policy; 0 = choose one and print it")
+	policiesFlag = flag.Int("policies", 120, "number of random policies")
+	packetsFlag  = flag.Int("packets", 400, "random packets for each policy")
+)
+
+// frameOf builds the frame that the reference's packet describes.
+func frameOf(pkt reference.Packet) packet.Packet {
+	source, destination := pkt.Local, pkt.Peer
+	sourcePort, destinationPort := pkt.LocalPort, pkt.PeerPort
+	if pkt.Towards {
+		source, destination = destination, source
+		sourcePort, destinationPort = destinationPort, sourcePort
+	}
+	switch pkt.Protocol {
+	case policy.ProtocolTCP:
+		return packet.TCP(source, destination, sourcePort, destinationPort, packet.Flags(pkt.TCPFlags))
+	case policy.ProtocolUDP:
+		return packet.UDP(source, destination, sourcePort, destinationPort)
+	case policy.ProtocolUDPLite:
+		return packet.UDPLite(source, destination, sourcePort, destinationPort)
+	case policy.ProtocolSCTP:
+		return packet.SCTP(source, destination, sourcePort, destinationPort)
+	case policy.ProtocolDCCP:
+		return packet.DCCP(source, destination, sourcePort, destinationPort)
+	case policy.ProtocolICMP, policy.ProtocolICMPv6:
+		if source.Is4() != (pkt.Protocol == policy.ProtocolICMP) {
+			break // the other family's ICMP has no meaning
+		}
+		switch pkt.ICMPType {
+		case 8, 128:
+			return packet.ICMPEcho(source, destination, pkt.EchoID, 1)
+		case 0, 129:
+			return packet.ICMPEchoReply(source, destination, pkt.EchoID, 1)
+		}
+		p := packet.ICMP(source, destination, pkt.ICMPType, 0)
+		if pkt.Quoted != nil {
+			p = p.Payload(string(frameOf(*pkt.Quoted).Datagram()))
+		}
+		return p
+	}
+	return packet.Protocol(source, destination, pkt.Protocol).Payload("not looked into")
+}
+
+// rig is a data path in a namespace of its own, with the interfaces that random
+// policies speak of.
+type rig struct {
+	*Datapath
+	host    *world.Host
+	ifindex map[string]uint32
+}
+
+// newRig makes a rig whose host has interfaces of these names.
+func newRig(t *testing.T, options Options, interfaces ...string) *rig {
+	t.Helper()
+	privileged.Require(t)
+	options.Root = privileged.BPFFS(t) + "/perimeterd"
+	w := world.New(t)
+	r := &rig{host: w.Host("host"), ifindex: map[string]uint32{}}
+	for i, name := range interfaces {
+		other := w.Host(name) // the end at `host` is named after the other
+		w.Connect(r.host, other, fmt.Sprintf("192.0.2.%d/31", 2*i), fmt.Sprintf("192.0.2.%d/31", 2*i+1))
+	}
+	err := r.host.Run(func() error {
+		d, err := Open(options)
+		if err != nil {
+			return err
+		}
+		r.Datapath = d
+		t.Cleanup(func() {
+			if err := d.Close(); err != nil {
+				t.Errorf("close: %v", err)
+			}
+		})
+		for _, name := range append(interfaces, "lo") {
+			link, err := r.host.Netlink().LinkByName(name)
+			if err != nil {
+				return err
+			}
+			r.ifindex[name] = uint32(link.Attrs().Index)
+			if _, err := d.Attach(r.ifindex[name], Uplink); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// apply compiles a policy and puts it in force. Ends of rules are moved from the
+// facts' clock to the kernel's.
+func (r *rig) apply(t *testing.T, p *policy.Policy, facts *policy.Facts) *compile.Legend {
+	t.Helper()
+	tables, legend, err := compile.Compile(p, facts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shift := time.Since(facts.Now)
+	for i := range tables.Outcomes {
+		if o := &tables.Outcomes[i]; !o.Expires.IsZero() {
+			o.Expires = o.Expires.Add(shift)
+		}
+	}
+	if _, err := r.Apply(tables, legend, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	return legend
+}
+
+// run sends a frame through the program of its end. It must be called in the
+// rig's namespace.
+func (r *rig) run(frame []byte, towards bool, ifindex uint32) (policy.Verdict, error) {
+	program := r.objects.From
+	if towards {
+		program = r.objects.Towards
+	}
+	got, err := program.Run(&ebpf.RunOptions{Data: frame, Context: skbContext{Ifindex: ifindex}})
+	if err != nil {
+		return 0, err
+	}
+	switch int32(got) {
+	case -1:
+		return policy.Allow, nil
+	case 2:
+		return policy.Deny, nil
+	}
+	return 0, fmt.Errorf("the program returned %d, which is neither next nor drop", int32(got))
+}
+
+// forgetFlows empties the flow tables.
+func (r *rig) forgetFlows(t *testing.T) {
+	t.Helper()
+	clear4 := func(m *ebpf.Map) {
+		var key perimeterFlowKey4
+		var keys []perimeterFlowKey4
+		var flow perimeterFlow
+		for it := m.Iterate(); it.Next(&key, &flow); {
+			keys = append(keys, key)
+		}
+		for _, k := range keys {
+			if err := m.Delete(k); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	clear6 := func(m *ebpf.Map) {
+		var key perimeterFlowKey6
+		var keys []perimeterFlowKey6
+		var flow perimeterFlow
+		for it := m.Iterate(); it.Next(&key, &flow); {
+			keys = append(keys, key)
+		}
+		for _, k := range keys {
+			if err := m.Delete(k); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	clear4(r.objects.Established4)
+	clear4(r.objects.Opening4)
+	clear6(r.objects.Established6)
+	clear6(r.objects.Opening6)
+}
+
+// named turns the kernel's answer into the reference's words.
+func named(a Answer, legend *compile.Legend) reference.Decision {
+	d := reference.Decision{
+		Governed: a.Member != 0, Verdict: a.Verdict, WouldBe: a.WouldBe, Direction: a.Direction,
+		Category: a.Category, Reason: a.Reason,
+	}
+	if a.Member != 0 {
+		m := legend.Members[a.Member]
+		d.Resource, d.Perimeter, d.Profile, d.AccessMode = m.Resource, m.Perimeter, m.Profile, m.AccessMode
+		d.Rule = legend.Outcomes[a.Outcome].Rule
+	}
+	return d
+}
+
+// TestKernelAgreesWithReference holds the kernel against the slow and obvious
+// evaluator: random policies, random packets, every word of every decision, and
+// what the memory of earlier packets makes of it, over policy changes too.
+func TestKernelAgreesWithReference(t *testing.T) {
+	interfaces := []string{"eth0", "eth1", "wg0", "wg01", "lxc1"}
+	r := newRig(t, Options{}, interfaces...)
+	seed := *seedFlag
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("seed %d: run again with -seed=%d", seed, seed)
+
+	var cases, denied, tracked int
+	var tracker *reference.Tracker
+	for i := range *policiesFlag {
+		source := rand.New(rand.NewPCG(seed, uint64(i)))
+		p, facts := randompolicy.Policy(source, randompolicy.Typical())
+		legend := r.apply(t, p, &facts)
+		evaluator := reference.New(p, facts)
+		if tracker == nil || i%2 == 0 {
+			tracker = reference.NewTracker(evaluator)
+			r.forgetFlows(t)
+		} else {
+			tracker.Replace(evaluator) // flows of the policy before live on
+		}
+		err := r.host.Run(func() error {
+			var earlier []reference.Packet
+			for j := range *packetsFlag {
+				pkt := randompolicy.Packet(source, p, facts)
+				if len(earlier) > 0 && source.IntN(5) == 0 {
+					pkt = answerTo(earlier[source.IntN(len(earlier))])
+				}
+				earlier = append(earlier, pkt)
+				frame := frameOf(pkt).Frame()
+				want := tracker.Decide(pkt)
+				fresh := want.Reason != reference.ReasonEstablished && want.Reason != reference.ReasonRelated
+
+				if fresh && !want.Cut {
+					answer, err := r.Explain(frame, pkt.Towards, r.ifindex[pkt.Interface])
+					if err != nil {
+						return err
+					}
+					got := named(answer, legend)
+					if (pkt.Local.IsMulticast() || pkt.Local == netip.MustParseAddr("255.255.255.255")) && want.Reason == policy.ReasonPrivatePath {
+						// Sent to all that live here, and passes to each: whose name is told does not matter.
+						got.Resource, got.Perimeter, got.Profile, got.AccessMode = want.Resource, want.Perimeter, want.Profile, want.AccessMode
+					}
+					if got != want {
+						t.Errorf("seed %d policy %d packet %d %+v:\n explained %+v\n reference %+v", seed, i, j, pkt, got, want)
+					}
+				} else {
+					tracked++
+				}
+				got, err := r.run(frame, pkt.Towards, r.ifindex[pkt.Interface])
+				if err != nil {
+					return err
+				}
+				if got != want.Verdict {
+					t.Errorf("seed %d policy %d packet %d %+v: %s:\n kernel %v\n reference %+v", seed, i, j, pkt, packet.Describe(frame), got, want)
+					for k, e := range earlier {
+						if e.Local == pkt.Local && e.Peer == pkt.Peer && e.Protocol == pkt.Protocol {
+							t.Logf("before it, packet %d: %+v", k, e)
+						}
+					}
+				}
+				cases++
+				if got == policy.Deny {
+					denied++
+				}
+				if t.Failed() {
+					return fmt.Errorf("stopped at the first difference")
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("%d packets against %d policies: %d denied, %d by the memory of earlier ones", cases, *policiesFlag, denied, tracked)
+	if denied < cases/20 || denied > cases*19/20 || tracked < cases/50 {
+		t.Errorf("too one-sided to tell anything: %d of %d denied, %d tracked", denied, cases, tracked)
+	}
+}
+
+// answerTo is what the other end would send back.
+func answerTo(pkt reference.Packet) reference.Packet {
+	answer := pkt
+	answer.Towards = !pkt.Towards
+	answer.Quoted = nil
+	switch {
+	case pkt.Protocol == policy.ProtocolTCP:
+		answer.TCPFlags = reference.SYN | reference.ACK
+	case pkt.Quoted != nil:
+		return *pkt.Quoted
+	case pkt.ICMPType == 8:
+		answer.ICMPType = 0
+	case pkt.ICMPType == 128:
+		answer.ICMPType = 129
+	}
+	return answer
+}
+
+// TestVocabularyIsComplete: every word the policy side can say has a number in
+// the kernel, and every category of the kernel a name in NSP's list.
+func TestVocabularyIsComplete(t *testing.T) {
+	spec, err := loadPerimeter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	words, err := readVocabulary(spec.Types)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := map[policy.Category]bool{"": true}
+	for _, reason := range words.reasons {
+		for _, direction := range []policy.Direction{policy.Inbound, policy.Outbound} {
+			category := policy.CategoryOf(reason, direction)
+			said[category] = true
+			if _, ok := words.categoryOf[category]; !ok {
+				t.Errorf("the kernel has no category %s, which %s is logged under", category, reason)
+			}
+		}
+	}
+	for _, category := range words.categories {
+		if !said[category] {
+			t.Errorf("the kernel's category %s is none that a decision is logged under", category)
+		}
+	}
+	for _, reason := range []policy.Reason{
+		policy.ReasonFailsafe, policy.ReasonPrivatePath, policy.ReasonSamePerimeter, policy.ReasonLinkedPerimeter,
+		policy.ReasonAccessRule, policy.ReasonNoAccessRule, policy.ReasonSecuredByPerimeter, policy.ReasonPublicAccessDisabled,
+		policy.ReasonFirewallRule, policy.ReasonNoFirewallRule, policy.ReasonPublicAccessEnabled,
+		reference.ReasonUngoverned, reference.ReasonEstablished, reference.ReasonRelated,
+	} {
+		if _, ok := words.reasonOf[reason]; !ok {
+			t.Errorf("the kernel has no reason %s", reason)
+		}
+	}
+}
