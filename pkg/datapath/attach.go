@@ -238,6 +238,16 @@ func ownFilters(dev netlink.Link, dir direction) ([]*netlink.BpfFilter, error) {
 	return mine, nil
 }
 
+// unlink detaches a link at once, whoever else holds it open, and closes it. A
+// link whose interface is gone is detached already.
+func unlink(l link.Link) error {
+	err := l.Detach()
+	if errors.Is(err, unix.ENOLINK) {
+		err = nil
+	}
+	return errors.Join(err, l.Close())
+}
+
 // Detach stops judging an interface. An interface that is gone counts as done.
 func (d *Datapath) Detach(ifindex uint32) error {
 	d.mu.Lock()
@@ -255,7 +265,10 @@ func (d *Datapath) detach(ifindex uint32) error {
 		return fmt.Errorf("forget interface %s: %w", a.state.Name, err)
 	}
 	delete(d.attachments, ifindex)
-	errs := []error{a.release()}
+	var errs []error
+	for _, l := range a.links {
+		errs = append(errs, unlink(l))
+	}
 	for _, dir := range directions {
 		if err := os.Remove(d.linkPin(ifindex, dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
@@ -484,8 +497,13 @@ func removeLinks(dir string) error {
 		return fmt.Errorf("list the pinned links: %w", err)
 	}
 	for _, pin := range pins {
-		if err := os.Remove(filepath.Join(dir, pin.Name())); err != nil {
-			return fmt.Errorf("detach: %w", err)
+		path := filepath.Join(dir, pin.Name())
+		l, err := link.LoadPinnedLink(path, nil)
+		if err != nil {
+			return fmt.Errorf("open the pinned link %s: %w", path, err)
+		}
+		if err := errors.Join(unlink(l), os.Remove(path)); err != nil {
+			return fmt.Errorf("detach %s: %w", path, err)
 		}
 	}
 	// Filters of clsact have no pins; the interfaces are noted in a map.

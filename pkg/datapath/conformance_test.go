@@ -6,17 +6,12 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"testing"
-	"time"
-
-	"github.com/cilium/ebpf"
 
 	"github.com/perimeterd/perimeterd/pkg/compile"
 	"github.com/perimeterd/perimeterd/pkg/policy"
 	"github.com/perimeterd/perimeterd/pkg/reference"
 	"github.com/perimeterd/perimeterd/tests/packet"
-	"github.com/perimeterd/perimeterd/tests/privileged"
 	"github.com/perimeterd/perimeterd/tests/randompolicy"
-	"github.com/perimeterd/perimeterd/tests/world"
 )
 
 var (
@@ -61,129 +56,6 @@ func frameOf(pkt reference.Packet) packet.Packet {
 		return p
 	}
 	return packet.Protocol(source, destination, pkt.Protocol).Payload("not looked into")
-}
-
-// rig is a data path in a namespace of its own, with the interfaces that random
-// policies speak of.
-type rig struct {
-	*Datapath
-	host    *world.Host
-	ifindex map[string]uint32
-}
-
-// newRig makes a rig whose host has interfaces of these names.
-func newRig(t *testing.T, options Options, interfaces ...string) *rig {
-	t.Helper()
-	privileged.Require(t)
-	options.Root = privileged.BPFFS(t) + "/perimeterd"
-	w := world.New(t)
-	r := &rig{host: w.Host("host"), ifindex: map[string]uint32{}}
-	for i, name := range interfaces {
-		other := w.Host(name) // the end at `host` is named after the other
-		w.Connect(r.host, other, fmt.Sprintf("192.0.2.%d/31", 2*i), fmt.Sprintf("192.0.2.%d/31", 2*i+1))
-	}
-	err := r.host.Run(func() error {
-		d, err := Open(options)
-		if err != nil {
-			return err
-		}
-		r.Datapath = d
-		t.Cleanup(func() {
-			if err := d.Close(); err != nil {
-				t.Errorf("close: %v", err)
-			}
-		})
-		for _, name := range append(interfaces, "lo") {
-			link, err := r.host.Netlink().LinkByName(name)
-			if err != nil {
-				return err
-			}
-			r.ifindex[name] = uint32(link.Attrs().Index)
-			if _, err := d.Attach(r.ifindex[name], Uplink); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
-
-// apply compiles a policy and puts it in force. Ends of rules are moved from the
-// facts' clock to the kernel's.
-func (r *rig) apply(t *testing.T, p *policy.Policy, facts *policy.Facts) *compile.Legend {
-	t.Helper()
-	tables, legend, err := compile.Compile(p, facts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	shift := time.Since(facts.Now)
-	for i := range tables.Outcomes {
-		if o := &tables.Outcomes[i]; !o.Expires.IsZero() {
-			o.Expires = o.Expires.Add(shift)
-		}
-	}
-	if _, err := r.Apply(tables, legend, nil, nil); err != nil {
-		t.Fatal(err)
-	}
-	return legend
-}
-
-// run sends a frame through the program of its end. It must be called in the
-// rig's namespace.
-func (r *rig) run(frame []byte, towards bool, ifindex uint32) (policy.Verdict, error) {
-	program := r.objects.From
-	if towards {
-		program = r.objects.Towards
-	}
-	got, err := program.Run(&ebpf.RunOptions{Data: frame, Context: skbContext{Ifindex: ifindex}})
-	if err != nil {
-		return 0, err
-	}
-	switch int32(got) {
-	case -1:
-		return policy.Allow, nil
-	case 2:
-		return policy.Deny, nil
-	}
-	return 0, fmt.Errorf("the program returned %d, which is neither next nor drop", int32(got))
-}
-
-// forgetFlows empties the flow tables.
-func (r *rig) forgetFlows(t *testing.T) {
-	t.Helper()
-	clear4 := func(m *ebpf.Map) {
-		var key perimeterFlowKey4
-		var keys []perimeterFlowKey4
-		var flow perimeterFlow
-		for it := m.Iterate(); it.Next(&key, &flow); {
-			keys = append(keys, key)
-		}
-		for _, k := range keys {
-			if err := m.Delete(k); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	clear6 := func(m *ebpf.Map) {
-		var key perimeterFlowKey6
-		var keys []perimeterFlowKey6
-		var flow perimeterFlow
-		for it := m.Iterate(); it.Next(&key, &flow); {
-			keys = append(keys, key)
-		}
-		for _, k := range keys {
-			if err := m.Delete(k); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	clear4(r.objects.Established4)
-	clear4(r.objects.Opening4)
-	clear6(r.objects.Established6)
-	clear6(r.objects.Opening6)
 }
 
 // named turns the kernel's answer into the reference's words.

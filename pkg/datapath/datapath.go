@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
@@ -317,7 +316,3 @@ func removeLayout(dir string) error {
 	}
 	return nil
 }
-
-// sweepInterval is a hint how often the agent should call Sweep: often enough
-// that an end is told soon, seldom enough that a full table costs nothing.
-const sweepInterval = 5 * time.Second

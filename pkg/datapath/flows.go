@@ -135,6 +135,9 @@ type SweepStats struct {
 	// OldestGeneration is the least that a flow is still judged under; 0 = no
 	// flows. Names of generations before it are no longer needed.
 	OldestGeneration uint32
+	// Generations counts the flows judged under each generation. Only the names
+	// of these are needed: an old one may be all that is left of its time.
+	Generations map[uint32]int
 }
 
 // Sweep removes the flows that are idle for longer than their timeout, and
@@ -145,7 +148,7 @@ func (d *Datapath) Sweep() ([]Event, SweepStats, error) {
 	if err != nil {
 		return nil, SweepStats{}, err
 	}
-	s := &sweep{d: d, now: now, timeouts: d.options.Timeouts.rows(d.clock)}
+	s := &sweep{d: d, now: now, timeouts: d.options.Timeouts.rows(d.clock), stats: SweepStats{Generations: map[uint32]int{}}}
 	err = errors.Join(
 		sweepTable(s, d.objects.Established4, tuple4),
 		sweepTable(s, d.objects.Opening4, tuple4),
@@ -174,8 +177,12 @@ func sweepTable[K any](s *sweep, m *ebpf.Map, tuple func(K) flowTuple) error {
 			s.stats.Flows++
 			if s.idle(tuple(keys[i]).protocol, &flows[i]) {
 				idle = append(idle, keys[i])
-			} else if g := flows[i].Generation; s.stats.OldestGeneration == 0 || g < s.stats.OldestGeneration {
-				s.stats.OldestGeneration = g
+			} else {
+				g := flows[i].Generation
+				s.stats.Generations[g]++
+				if s.stats.OldestGeneration == 0 || g < s.stats.OldestGeneration {
+					s.stats.OldestGeneration = g
+				}
 			}
 		}
 		if errors.Is(err, ebpf.ErrKeyNotExist) {

@@ -1,7 +1,6 @@
 package datapath
 
 import (
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -356,14 +355,4 @@ func (d *Datapath) Prefixes() Prefixes {
 		}
 	}
 	return p
-}
-
-// sortedNames is for messages and tests: map iteration has no order.
-func sortedNames[V any](m map[string]V) []string {
-	names := make([]string, 0, len(m))
-	for name := range m {
-		names = append(names, name)
-	}
-	slices.SortFunc(names, cmp.Compare)
-	return names
 }

@@ -1,0 +1,402 @@
+package datapath
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+
+	"github.com/perimeterd/perimeterd/pkg/policy"
+	"github.com/perimeterd/perimeterd/tests/privileged"
+	"github.com/perimeterd/perimeterd/tests/traffic"
+	"github.com/perimeterd/perimeterd/tests/world"
+)
+
+// town is a member behind a wire, and a partner and a stranger who call it.
+type town struct {
+	root                      string
+	member, partner, stranger *world.Host
+	database                  *traffic.Server
+	closed                    *traffic.Server // a service that no rule admits anyone to
+	uplink                    uint32
+}
+
+func newTown(t *testing.T) *town {
+	t.Helper()
+	privileged.Require(t)
+	w := world.New(t)
+	router := w.Router("router")
+	c := &town{
+		root:   privileged.BPFFS(t) + "/perimeterd",
+		member: w.Host("member"), partner: w.Host("partner"), stranger: w.Host("stranger"),
+	}
+	up, _ := w.Uplink(c.member, router, member4+"/24", member6+"/64")
+	w.Uplink(c.partner, router, partner4+"/24", partner6+"/64")
+	w.Uplink(c.stranger, router, stranger4+"/24", stranger6+"/64")
+	c.uplink = uint32(up.Index)
+	var err error
+	if c.database, err = traffic.Database(c.member, ":5432"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.database.Close() })
+	if c.closed, err = traffic.Database(c.member, ":5433"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.closed.Close() })
+	return c
+}
+
+// open opens the data path in the member's namespace.
+func (c *town) open(t *testing.T, options Options) *Datapath {
+	t.Helper()
+	options.Root = c.root
+	var d *Datapath
+	err := c.member.Run(func() (err error) {
+		d, err = Open(options)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return d
+}
+
+func (c *town) enforce(t *testing.T, d *Datapath) AttachState {
+	t.Helper()
+	tables, legend := compiled(t, memberPolicy(policy.Enforced, partnersOn5432()), hereFacts())
+	if _, err := d.Apply(tables, legend, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	var state AttachState
+	err := c.member.Run(func() (err error) {
+		state, err = d.Attach(c.uplink, Uplink)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return state
+}
+
+// expect tries a connection to the member over both families.
+func (c *town) expect(t *testing.T, from *world.Host, port string, want traffic.Outcome) {
+	t.Helper()
+	for _, address := range []string{member4 + ":" + port, "[" + member6 + "]:" + port} {
+		got := traffic.Try(context.Background(), from, "tcp", address, 400*time.Millisecond)
+		if got.Outcome != want {
+			t.Errorf("%s to %s: %v (%v), want %v", from.Name, address, got.Outcome, got.Err, want)
+		}
+	}
+}
+
+// TestHooks has real connections through both hooks: what is allowed passes, its
+// neighbour does not, programs of others still run, and Remove leaves nothing.
+func TestHooks(t *testing.T) {
+	for _, hook := range []struct {
+		name    string
+		options Options
+	}{{"tcx", Options{}}, {"clsact", Options{ClsactOnly: true}}} {
+		t.Run(hook.name, func(t *testing.T) {
+			c := newTown(t)
+			c.expect(t, c.stranger, "5432", traffic.Connected)
+
+			d := c.open(t, hook.options)
+			state := c.enforce(t, d)
+			if state.Hook != hook.name || (state.Degraded == "") != (hook.name == "tcx") {
+				t.Errorf("attached by %q, degraded %q", state.Hook, state.Degraded)
+			}
+			seen := countAfter(t, c, hook.name)
+			c.expect(t, c.partner, "5432", traffic.Connected)
+			c.expect(t, c.partner, "5433", traffic.TimedOut)
+			c.expect(t, c.stranger, "5432", traffic.TimedOut)
+			if seen() == 0 {
+				t.Error("the program of somebody else, behind ours, saw nothing")
+			}
+
+			if err := c.member.Run(func() error { return Remove(c.root) }); err != nil {
+				t.Fatal(err)
+			}
+			c.expect(t, c.stranger, "5432", traffic.Connected)
+			if _, err := os.Stat(c.root); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("Remove left %s: %v", c.root, err)
+			}
+			if seen() == 0 {
+				t.Error("Remove took away the program of somebody else")
+			}
+			left := 0
+			err := c.member.Run(func() error {
+				dev, err := netlink.LinkByIndex(int(c.uplink))
+				if err != nil {
+					return err
+				}
+				for _, dir := range directions {
+					mine, err := ownFilters(dev, dir)
+					if err != nil {
+						return err
+					}
+					left += len(mine)
+				}
+				return nil
+			})
+			if err != nil || left != 0 {
+				t.Errorf("%d of our filters left, %v", left, err)
+			}
+		})
+	}
+}
+
+// countAfter attaches a counting program of somebody else behind ours, and
+// returns how to read it.
+func countAfter(t *testing.T, c *town, hook string) func() uint64 {
+	t.Helper()
+	counter, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { counter.Close() })
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{
+		asm.StoreImm(asm.RFP, -4, 0, asm.Word),
+		asm.LoadMapPtr(asm.R1, counter.FD()),
+		asm.Mov.Reg(asm.R2, asm.RFP),
+		asm.Add.Imm(asm.R2, -4),
+		asm.FnMapLookupElem.Call(),
+		asm.JEq.Imm(asm.R0, 0, "exit"),
+		asm.Mov.Imm(asm.R1, 1),
+		asm.StoreXAdd(asm.R0, asm.R1, asm.DWord),
+		asm.Mov.Imm(asm.R0, -1).WithSymbol("exit"),
+		asm.Return(),
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { program.Close() })
+	err = c.member.Run(func() error {
+		if hook == "tcx" {
+			l, err := link.AttachTCX(link.TCXOptions{Interface: int(c.uplink), Program: program, Attach: ebpf.AttachTCXIngress, Anchor: link.Tail()})
+			if err == nil {
+				t.Cleanup(func() { l.Close() })
+			}
+			return err
+		}
+		return netlink.FilterAdd(&netlink.BpfFilter{
+			FilterAttrs: netlink.FilterAttrs{LinkIndex: int(c.uplink), Parent: netlink.HANDLE_MIN_INGRESS, Protocol: 0x0003, Priority: 99},
+			Fd:          program.FD(), Name: "somebody-else", DirectAction: true,
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() uint64 {
+		var n uint64
+		if err := counter.Lookup(uint32(0), &n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+}
+
+// TestRestart: without the process enforcement and connections go on, and the
+// next process takes over what it finds, by either hook.
+func TestRestart(t *testing.T) {
+	for _, hook := range []struct {
+		name    string
+		options Options
+	}{{"tcx", Options{}}, {"clsact", Options{ClsactOnly: true}}} {
+		t.Run(hook.name, func(t *testing.T) {
+			c := newTown(t)
+			first := c.open(t, hook.options)
+			c.enforce(t, first)
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			defer cancel()
+			talk, err := traffic.Converse(ctx, c.partner, "tcp", member4+":5432", traffic.Pace{Every: 5 * time.Millisecond, Patience: 2 * time.Second})
+			if err != nil {
+				t.Fatal(err)
+			}
+			goOn := func() {
+				t.Helper()
+				if err := talk.Await(ctx, talk.Report().Answers+10); err != nil {
+					t.Fatalf("the conversation ended: %v", err)
+				}
+			}
+			goOn()
+			if err := first.Close(); err != nil {
+				t.Fatal(err)
+			}
+			goOn()
+			c.expect(t, c.stranger, "5432", traffic.TimedOut)
+			c.expect(t, c.partner, "5432", traffic.Connected)
+
+			second := c.open(t, hook.options)
+			attached := second.Attachments()
+			if len(attached) != 1 || attached[0].Ifindex != c.uplink || attached[0].Hook != hook.name || second.Generation() != 1 {
+				t.Fatalf("took over %+v in generation %d", attached, second.Generation())
+			}
+			goOn()
+			c.enforce(t, second) // generation 2, the interface as it is
+			if got := second.Generation(); got != 2 {
+				t.Errorf("generation %d, want 2", got)
+			}
+			goOn()
+			c.expect(t, c.stranger, "5432", traffic.TimedOut)
+
+			err = c.member.Run(func() error { return second.Detach(c.uplink) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.expect(t, c.stranger, "5432", traffic.Connected)
+			if report := talk.Report(); report.Lost != 0 || report.Err != nil {
+				t.Errorf("the conversation: %+v", report)
+			}
+			talk.Stop()
+		})
+	}
+}
+
+// TestAdoptWithDamage: pins that somebody removed, or that are of an interface
+// that is gone, neither keep the next process from starting nor from attaching.
+func TestAdoptWithDamage(t *testing.T) {
+	for name, damage := range map[string]func(t *testing.T, c *town){
+		"a link's pin is gone": func(t *testing.T, c *town) {
+			remove(t, filepath.Join(c.root, pinLayout, linksDir, "*-ingress"))
+		},
+		"the interface is gone": func(t *testing.T, c *town) {
+			err := c.member.Run(func() error {
+				dev, err := netlink.LinkByIndex(int(c.uplink))
+				if err != nil {
+					return err
+				}
+				return netlink.LinkDel(dev)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		},
+		"a map of a generation is gone": func(t *testing.T, c *town) {
+			remove(t, filepath.Join(c.root, pinLayout, "spans"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newTown(t)
+			first := c.open(t, Options{})
+			c.enforce(t, first)
+			if err := first.Close(); err != nil {
+				t.Fatal(err)
+			}
+			damage(t, c)
+			second := c.open(t, Options{})
+			tables, legend := compiled(t, memberPolicy(policy.Enforced, partnersOn5432()), hereFacts())
+			if _, err := second.Apply(tables, legend, nil, nil); err != nil {
+				t.Fatal(err)
+			}
+			if name == "the interface is gone" {
+				if left := second.Attachments(); len(left) != 0 {
+					t.Errorf("still attached: %+v", left)
+				}
+				return
+			}
+			c.enforce(t, second)
+			c.expect(t, c.partner, "5432", traffic.Connected)
+			c.expect(t, c.stranger, "5432", traffic.TimedOut)
+		})
+	}
+}
+
+func remove(t *testing.T, pattern string) {
+	t.Helper()
+	paths, err := filepath.Glob(pattern)
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("nothing matches %s: %v", pattern, err)
+	}
+	for _, path := range paths {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestRoutedMember: a packet that crosses two attached interfaces on its way is
+// judged and counted once.
+func TestRoutedMember(t *testing.T) {
+	privileged.Require(t)
+	root := privileged.BPFFS(t) + "/perimeterd"
+	w := world.New(t)
+	host := w.Router("host")
+	guest, partner := w.Host("guest"), w.Host("partner")
+	_, inner := w.Uplink(guest, host, member4+"/24")
+	_, outer := w.Uplink(partner, host, partner4+"/24")
+	database, err := traffic.Database(guest, ":5432")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { database.Close() })
+
+	var d *Datapath
+	err = host.Run(func() (err error) {
+		if d, err = Open(Options{Root: root}); err != nil {
+			return err
+		}
+		if _, err = d.Attach(uint32(outer.Index), Uplink); err != nil {
+			return err
+		}
+		_, err = d.Attach(uint32(inner.Index), Workload)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	facts := hereFacts()
+	facts.Interfaces = []policy.Interface{{Name: "inner", Workload: true}}
+	tables, legend := compiled(t, memberPolicy(policy.Enforced, partnersOn5432()), facts)
+	if _, err := d.Apply(tables, legend, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	const rounds = 20
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	talk, err := traffic.Converse(ctx, partner, "tcp", member4+":5432", traffic.Pace{Every: time.Millisecond, Patience: 2 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := talk.Await(ctx, rounds); err != nil {
+		t.Fatal(err)
+	}
+	talk.Stop()
+	if got := traffic.Try(ctx, partner, "tcp", member4+":5433", 300*time.Millisecond); got.Outcome != traffic.TimedOut {
+		t.Errorf("the next port: %v", got.Outcome)
+	}
+	counters, err := d.Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := counters.Decisions[policy.PublicInboundPerimeterRulesAllowed].Decided; n != 1 {
+		t.Errorf("one connection was decided %d times", n)
+	}
+	var flows []Flow
+	if err := d.Flows(func(f Flow) bool { flows = append(flows, f); return true }); err != nil {
+		t.Fatal(err)
+	}
+	if len(flows) != 1 {
+		t.Fatalf("one connection is %d flows: %+v", len(flows), flows)
+	}
+	// Every segment once: neither way can have twice the other and some.
+	f := flows[0]
+	if f.PacketsTowards < rounds || f.PacketsFrom < rounds || f.PacketsTowards > 3*f.PacketsFrom || f.PacketsFrom > 3*f.PacketsTowards {
+		t.Errorf("%d packets towards and %d from: counted twice?", f.PacketsTowards, f.PacketsFrom)
+	}
+	if passed := counters.Packets["established"].Packets; passed+1 != f.PacketsTowards+f.PacketsFrom {
+		t.Errorf("the flow has %d packets, but %d were counted", f.PacketsTowards+f.PacketsFrom, passed+1)
+	}
+}

@@ -1,0 +1,181 @@
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/perimeterd/perimeterd/pkg/compile"
+	"github.com/perimeterd/perimeterd/pkg/policy"
+	"github.com/perimeterd/perimeterd/tests/packet"
+)
+
+// TestNoMixture flips between two policies under traffic: every packet must be
+// judged by all of one or all of the other. The numbers of members, outcomes
+// and classes mean other things in each, so a mixture would show.
+func TestNoMixture(t *testing.T) {
+	r := newRig(t, Options{})
+	named := func(prefix string, extra int) *policy.Policy {
+		rule := partnersOn5432()
+		rule.Name = prefix
+		p := memberPolicy(policy.Enforced)
+		for i := range extra { // shifts every number there is
+			p.Resources = append([]policy.Resource{{
+				Name: fmt.Sprintf("other-%d", i), Addresses: prefixes(fmt.Sprintf("10.99.0.%d", i)),
+			}}, p.Resources...)
+			p.Perimeters[0].Profiles[0].AccessRules = append(p.Perimeters[0].Profiles[0].AccessRules, policy.AccessRule{
+				Name: fmt.Sprintf("extra-%d", i), Direction: policy.Inbound, AddressPrefixes: prefixes(fmt.Sprintf("10.98.%d.0/24", i)),
+			})
+		}
+		p.Perimeters[0].Profiles[0].AccessRules = append(p.Perimeters[0].Profiles[0].AccessRules, rule)
+		return p
+	}
+	var mu sync.Mutex
+	legends := map[uint32]*compile.Legend{}
+	apply := func(name string, extra int) error {
+		tables, legend, err := compile.Compile(named(name, extra), hereFacts())
+		if err != nil {
+			return err
+		}
+		_, err = r.Apply(tables, legend, nil, func(l *compile.Legend) error {
+			mu.Lock()
+			defer mu.Unlock()
+			legends[l.Generation] = l
+			return nil
+		})
+		return err
+	}
+	if err := apply("even", 0); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	flipped := make(chan error, 1)
+	go func() {
+		defer cancel()
+		for i := range 60 {
+			if err := apply([]string{"odd", "even"}[i%2], []int{7, 0}[i%2]); err != nil {
+				flipped <- err
+				return
+			}
+		}
+		flipped <- nil
+	}()
+	frame := packet.TCP(partner4, member4, 1, 5432, packet.SYN).Frame()
+	asked, generations := 0, map[uint32]bool{}
+	for ctx.Err() == nil {
+		answer, err := r.Explain(frame, true, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked++
+		generations[answer.Generation] = true
+		mu.Lock()
+		legend := legends[answer.Generation]
+		mu.Unlock()
+		if legend == nil {
+			t.Fatalf("judged by generation %d before its names were kept", answer.Generation)
+		}
+		rule := []string{"odd", "even"}[answer.Generation%2]
+		if int(answer.Member) >= len(legend.Members) || int(answer.Outcome) >= len(legend.Outcomes) ||
+			legend.Members[answer.Member].Resource != "orders-db" || legend.Outcomes[answer.Outcome].Rule != rule {
+			t.Fatalf("generation %d: a mixture: %+v", answer.Generation, answer)
+		}
+	}
+	if err := <-flipped; err != nil {
+		t.Fatal(err)
+	}
+	if len(generations) < 30 {
+		t.Errorf("%d questions met only %d of 60 generations", asked, len(generations))
+	}
+	t.Logf("%d questions, answered by %d generations", asked, len(generations))
+}
+
+// TestFailedApplyChangesNothing: whatever step fails, the old policy decides on.
+func TestFailedApplyChangesNothing(t *testing.T) {
+	r := newRig(t, Options{})
+	r.apply(t, memberPolicy(policy.Enforced, partnersOn5432()), hereFacts())
+	before := mapCount(t)
+	open := memberPolicy(policy.Learning)
+
+	t.Run("names cannot be kept", func(t *testing.T) {
+		tables, legend := compiled(t, open, hereFacts())
+		full := errors.New("disk full")
+		if _, err := r.Apply(tables, legend, nil, func(*compile.Legend) error { return full }); !errors.Is(err, full) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("a word the kernel does not know", func(t *testing.T) {
+		tables, legend := compiled(t, open, hereFacts())
+		tables.Outcomes[1].Reason = "no such reason"
+		if _, err := r.Apply(tables, legend, nil, nil); err == nil {
+			t.Error("no error")
+		}
+	})
+	if g := r.Generation(); g != 1 {
+		t.Errorf("generation %d is in force", g)
+	}
+	r.play(t, []step{
+		in(fromPartner(1, packet.SYN), allow, "access-rule"),
+		in(packet.TCP(stranger4, member4, 1, 5432, packet.SYN), deny, "no-access-rule"),
+	})
+	r.apply(t, open, hereFacts())
+	r.play(t, []step{in(packet.TCP(stranger4, member4, 1, 5432, packet.SYN), allow, "public-access-enabled")})
+	// Maps are freed after a grace period; those of failures must not pile up.
+	eventually(t, func() error {
+		if after := mapCount(t); after > before {
+			return fmt.Errorf("%d maps in the kernel, %d before the failures", after, before)
+		}
+		return nil
+	})
+}
+
+// mapCount counts the maps in the kernel with the names of ours.
+func mapCount(t *testing.T) int {
+	t.Helper()
+	n := 0
+	for id, err := ebpf.MapGetNextID(0); err == nil; id, err = ebpf.MapGetNextID(id) {
+		m, err := ebpf.NewMapFromID(id)
+		if err != nil {
+			continue // gone meanwhile
+		}
+		info, err := m.Info()
+		if err == nil && info.Name == "outcomes_inner" {
+			n++
+		}
+		if err := m.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return n
+}
+
+// eventually waits for what the kernel does in its own time.
+func eventually(t *testing.T, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// TestNoPolicyYet: between the attachment and the first policy everything
+// passes, and is counted as that.
+func TestNoPolicyYet(t *testing.T) {
+	r := newRig(t, Options{})
+	r.play(t, []step{
+		in(packet.TCP(stranger4, member4, 1, 22, packet.SYN), allow, "no-policy"),
+		out(packet.UDP(member4, stranger4, 1, 22), allow, "no-policy"),
+	})
+}
