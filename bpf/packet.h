@@ -10,6 +10,7 @@
 
 #include <linux/types.h>
 #include <stdbool.h>
+#include <stddef.h>
 
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
@@ -36,6 +37,19 @@ struct frame {
 	bool segments;		/* a GSO packet: its IP length may be meaningless */
 	bool quoted;		/* the IP packet is a quotation: cut short, 8 bytes of L4 */
 };
+
+/*
+ * The `size` bytes at `offset`, or NULL if they are not all readable. The empty
+ * asm keeps the pointer in one register: older verifiers know of a checked
+ * pointer only by that, and compilers like to compute it twice.
+ */
+static __always_inline void *frame_at(const struct frame *frame, __u32 offset, __u32 size)
+{
+	void *at = frame->data + offset;
+
+	asm volatile("" : "+r"(at));
+	return at + size > frame->end ? NULL : at;
+}
 
 enum fragment_part {
 	FRAGMENT_WHOLE,
@@ -159,7 +173,6 @@ static __always_inline enum reason packet_parse_l4(const struct frame *frame, st
 	__u8 protocol = forget(pkt->protocol);
 	__u8 size = packet_l4_size(protocol);
 	__u32 offset = forget(pkt->l4_offset);
-	void *l4;
 
 	if (frame->quoted && size > 8)
 		size = 8;
@@ -170,12 +183,11 @@ static __always_inline enum reason packet_parse_l4(const struct frame *frame, st
 		return pkt->fragment == FRAGMENT_FIRST ? REASON_TINY_FRAGMENT : REASON_TRUNCATED_L4;
 	if (offset > HEADER_BYTES_MAX)
 		return REASON_TOO_MANY_HEADERS;
-	l4 = frame->data + offset;
 
 	if (protocol == PROTOCOL_TCP && !frame->quoted) {
-		struct tcp_header *tcp = l4;
+		struct tcp_header *tcp = frame_at(frame, offset, sizeof(*tcp));
 
-		if ((void *)(tcp + 1) > frame->end)
+		if (!tcp)
 			return REASON_TRUNCATED_L4;
 		pkt->tcp_flags = tcp->flags;
 		/* No socket takes a SYN that also ends the connection. */
@@ -185,17 +197,17 @@ static __always_inline enum reason packet_parse_l4(const struct frame *frame, st
 		return REASON_NONE;
 	}
 	if (protocol == (pkt->family == 4 ? PROTOCOL_ICMP : PROTOCOL_ICMPV6)) {
-		struct icmp_header *icmp = l4;
+		struct icmp_header *icmp = frame_at(frame, offset, sizeof(*icmp));
 
-		if ((void *)(icmp + 1) > frame->end)
+		if (!icmp)
 			return REASON_TRUNCATED_L4;
 		packet_set_icmp(pkt, icmp);
 		return REASON_NONE;
 	}
 	if (packet_has_ports(protocol)) {
-		struct ports_header *ports = l4;
+		struct ports_header *ports = frame_at(frame, offset, sizeof(*ports));
 
-		if ((void *)(ports + 1) > frame->end)
+		if (!ports)
 			return REASON_TRUNCATED_L4;
 		packet_set_ports(pkt, bpf_ntohs(ports->source_be), bpf_ntohs(ports->destination_be));
 	}
@@ -204,12 +216,12 @@ static __always_inline enum reason packet_parse_l4(const struct frame *frame, st
 
 static __always_inline enum reason packet_parse_ipv4(const struct frame *frame, struct packet *pkt, __u32 offset)
 {
-	struct ipv4_header *ip = frame->data + offset;
+	struct ipv4_header *ip = frame_at(frame, offset, sizeof(*ip));
 	__u32 available = frame->length - offset;
 	__u32 header, total;
 	__u16 fragment;
 
-	if ((void *)(ip + 1) > frame->end)
+	if (!ip)
 		return REASON_TRUNCATED_IP;
 	if (ip->version_length >> 4 != 4)
 		return REASON_MALFORMED_IP;
@@ -275,8 +287,9 @@ static __always_inline enum reason packet_walk_ipv6(const struct frame *frame, s
 			return REASON_NONE;
 		if (offset > HEADER_BYTES_MAX || i == IPV6_HEADERS_MAX)
 			return REASON_TOO_MANY_HEADERS;
-		extension = frame->data + offset;
-		if ((void *)(extension + 4) > frame->end || left < 8)
+		/* No extension header is shorter than the fragment header. */
+		extension = frame_at(frame, offset, sizeof(struct ipv6_fragment));
+		if (!extension || left < sizeof(struct ipv6_fragment))
 			return REASON_TRUNCATED_HEADER;
 		size = ((__u32)extension->length + 1) * 8;
 		if (this == PROTOCOL_AH)
@@ -305,11 +318,11 @@ static __always_inline enum reason packet_walk_ipv6(const struct frame *frame, s
 
 static __always_inline enum reason packet_parse_ipv6(const struct frame *frame, struct packet *pkt, __u32 offset)
 {
-	struct ipv6_header *ip = frame->data + offset;
+	struct ipv6_header *ip = frame_at(frame, offset, sizeof(*ip));
 	__u32 available = frame->length - offset;
 	__u32 payload;
 
-	if ((void *)(ip + 1) > frame->end)
+	if (!ip)
 		return REASON_TRUNCATED_IP;
 	if (ip->version_class >> 4 != 6)
 		return REASON_MALFORMED_IP;
@@ -344,21 +357,22 @@ static __always_inline enum reason packet_parse_link(const struct frame *frame, 
 	__u16 type = frame->protocol;
 
 	if (frame->link_header) {
-		struct ethernet_header *ethernet = frame->data;
+		struct ethernet_header *ethernet = frame_at(frame, 0, sizeof(*ethernet));
 
-		if ((void *)(ethernet + 1) > frame->end)
+		if (!ethernet)
 			return REASON_TRUNCATED_LINK;
 		offset = sizeof(*ethernet);
 		type = bpf_ntohs(ethernet->type_be);
 	}
 	for (int i = 0; i <= VLAN_TAGS_MAX; i++) {
-		struct vlan_header *vlan = frame->data + offset;
+		struct vlan_header *vlan;
 
 		if (type != ETHERTYPE_VLAN && type != ETHERTYPE_QINQ)
 			break;
 		if (i == VLAN_TAGS_MAX)
 			return REASON_TOO_MANY_TAGS;
-		if ((void *)(vlan + 1) > frame->end)
+		vlan = frame_at(frame, offset, sizeof(*vlan));
+		if (!vlan)
 			return REASON_TRUNCATED_LINK;
 		type = bpf_ntohs(vlan->type_be);
 		offset += sizeof(*vlan);

@@ -101,6 +101,23 @@ func (c *town) expect(t *testing.T, from *world.Host, port string, want traffic.
 	}
 }
 
+// bestHook is what Attach is expected to choose on this kernel.
+func bestHook(options Options) string {
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{
+		asm.Mov.Imm(asm.R0, -1), asm.Return(),
+	}})
+	if err != nil {
+		return "no hook at all: " + err.Error()
+	}
+	defer program.Close()
+	// No interface has this number: the kernel says so, if it knows of TCX.
+	_, err = link.AttachTCX(link.TCXOptions{Interface: 1<<31 - 1, Program: program, Attach: ebpf.AttachTCXIngress})
+	if options.ClsactOnly || errors.Is(err, ebpf.ErrNotSupported) {
+		return "clsact"
+	}
+	return "tcx"
+}
+
 // TestHooks has real connections through both hooks: what is allowed passes, its
 // neighbour does not, programs of others still run, and Remove leaves nothing.
 func TestHooks(t *testing.T) {
@@ -114,10 +131,10 @@ func TestHooks(t *testing.T) {
 
 			d := c.open(t, hook.options)
 			state := c.enforce(t, d)
-			if state.Hook != hook.name || (state.Degraded == "") != (hook.name == "tcx") {
-				t.Errorf("attached by %q, degraded %q", state.Hook, state.Degraded)
+			if best := bestHook(hook.options); state.Hook != best || (state.Degraded == "") != (best == "tcx") {
+				t.Errorf("attached by %q, degraded %q, where %q is the best", state.Hook, state.Degraded, best)
 			}
-			seen := countAfter(t, c, hook.name)
+			seen := countAfter(t, c, state.Hook)
 			c.expect(t, c.partner, "5432", traffic.Connected)
 			c.expect(t, c.partner, "5433", traffic.TimedOut)
 			c.expect(t, c.stranger, "5432", traffic.TimedOut)
@@ -218,7 +235,7 @@ func TestRestart(t *testing.T) {
 			c := newTown(t)
 			first := c.open(t, hook.options)
 			c.enforce(t, first)
-			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			talk, err := traffic.Converse(ctx, c.partner, "tcp", member4+":5432", traffic.Pace{Every: 5 * time.Millisecond, Patience: 2 * time.Second})
 			if err != nil {
@@ -240,7 +257,7 @@ func TestRestart(t *testing.T) {
 
 			second := c.open(t, hook.options)
 			attached := second.Attachments()
-			if len(attached) != 1 || attached[0].Ifindex != c.uplink || attached[0].Hook != hook.name || second.Generation() != 1 {
+			if len(attached) != 1 || attached[0].Ifindex != c.uplink || attached[0].Hook != bestHook(hook.options) || second.Generation() != 1 {
 				t.Fatalf("took over %+v in generation %d", attached, second.Generation())
 			}
 			goOn()
@@ -269,6 +286,9 @@ func TestRestart(t *testing.T) {
 func TestAdoptWithDamage(t *testing.T) {
 	for name, damage := range map[string]func(t *testing.T, c *town){
 		"a link's pin is gone": func(t *testing.T, c *town) {
+			if bestHook(Options{}) != "tcx" {
+				return // clsact has no pins
+			}
 			remove(t, filepath.Join(c.root, pinLayout, linksDir, "*-ingress"))
 		},
 		"the interface is gone": func(t *testing.T, c *town) {
@@ -364,7 +384,7 @@ func TestRoutedMember(t *testing.T) {
 		t.Fatal(err)
 	}
 	const rounds = 20
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	talk, err := traffic.Converse(ctx, partner, "tcp", member4+":5432", traffic.Pace{Every: time.Millisecond, Patience: 2 * time.Second})
 	if err != nil {
