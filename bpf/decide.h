@@ -68,7 +68,7 @@ static __noinline void decide_unjudgeable(struct question *question, __u32 why)
 		audit = local->flags & LOCAL_AUDIT;
 		answer->member = local->outbound;
 	}
-	if (!strict && !audit)
+	if (!strict && !(audit && question->ours))
 		return;
 	answer->would_be = VERDICT_DENY;
 	answer->verdict = strict ? VERDICT_DENY : VERDICT_ALLOW;
@@ -136,10 +136,15 @@ static __always_inline bool decide_by_flow(struct question *question)
 	struct judgement *answer = &question->answer;
 	__u32 table = FLOW_TABLE_ESTABLISHED;
 	struct flow *flow = flow_find(pkt, FLOW_TABLE_ESTABLISHED);
+	__u8 way;
 
 	if (!flow) {
 		table = FLOW_TABLE_OPENING;
 		flow = flow_find(pkt, FLOW_TABLE_OPENING);
+	}
+	if (!flow) { /* another CPU may have settled it between the two looks */
+		table = FLOW_TABLE_ESTABLISHED;
+		flow = flow_find(pkt, FLOW_TABLE_ESTABLISHED);
 		if (!flow)
 			return false;
 	}
@@ -152,6 +157,12 @@ static __always_inline bool decide_by_flow(struct question *question)
 	if (!flow_is_current(question, flow) && !flow_rejudge(question, flow, table))
 		return answer->verdict == VERDICT_DENY;
 
+	way = 1 << (pkt->end & 1);
+	question->ours = !question->forwarded || !(flow->arrives & way);
+	if (!question->ours)
+		return pass(answer, pkt, REASON_ESTABLISHED);
+	if (!question->forwarded && !(flow->arrives & way))
+		flow->arrives |= way;
 	if (flow_advance(flow, pkt)) {
 		report_end(pkt, flow);
 		flow->flags |= FLOW_ENDED;
@@ -217,7 +228,9 @@ static __noinline bool decide_by_policy(struct question *question)
 
 		policy_judge(&question->control, pkt, !direction, question->ifindex, other);
 		/* Of two denials, the one in the packet's own direction is told. */
-		if (other->would_be == VERDICT_ALLOW || direction != pkt->end)
+		if (other->unlisted)
+			; /* the port guess says that the member opened it: what it may not open is not excused by a port nobody lists */
+		else if (other->would_be == VERDICT_ALLOW || direction != pkt->end)
 			*answer = *other;
 	}
 	return midstream;
@@ -236,22 +249,19 @@ static __noinline void flow_start(struct question *question, bool midstream)
 		.member = answer->member,
 		.ifindex = question->ifindex,
 		.direction = answer->direction,
-		.state = midstream ? FLOW_ESTABLISHED : FLOW_OPENING,
+		.state = FLOW_OPENING,
 		.flags = (answer->expires ? FLOW_EXPIRES : 0) |
 			 (answer->would_be == VERDICT_DENY ? FLOW_WOULD_BE_DENIED : 0) |
 			 (midstream ? FLOW_MIDSTREAM : 0) | (answer->unlisted ? FLOW_UNLISTED : 0),
 		.reason = answer->reason,
 		.category = answer->category,
+		.arrives = question->forwarded ? 0 : 1 << (pkt->end & 1),
 	};
-	long taken;
 
+	question->ours = true;
 	flow.packets[pkt->end & 1] = 1;
 	flow.bytes[pkt->end & 1] = pkt->length;
-	if (midstream && flow_insert(pkt, FLOW_TABLE_ESTABLISHED, &flow) == 0)
-		taken = 0;
-	else
-		taken = flow_insert(pkt, FLOW_TABLE_OPENING, &flow);
-	if (taken == FLOW_EXISTS)
+	if (flow_insert(pkt, FLOW_TABLE_OPENING, &flow) == FLOW_EXISTS)
 		return; /* another CPU entered it in the same moment and told */
 	if (!answer->unlisted)
 		report_start(pkt, answer, &flow, question->ifindex, question->control.generation);
@@ -317,7 +327,8 @@ static __always_inline bool leave(const struct question *question, __u32 frame_l
 
 	if (pkt->fragment == FRAGMENT_FIRST && (answer->reason != REASON_UNGOVERNED || answer->unlisted))
 		fragment_remember(pkt, answer->verdict, question->control.generation);
-	report_packet(answer->reason, pkt->length ? pkt->length : frame_length);
+	if (question->ours || answer->verdict == VERDICT_DENY)
+		report_packet(answer->reason, pkt->length ? pkt->length : frame_length);
 	return answer->verdict == VERDICT_ALLOW;
 }
 

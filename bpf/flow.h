@@ -152,15 +152,19 @@ static __always_inline __u8 flow_next_state(struct flow *flow, const struct pack
 		return state == FLOW_OPENING && answer ? FLOW_ESTABLISHED : state;
 	if (pkt->tcp_flags & TCP_RST)
 		return FLOW_CLOSED;
-	if (state == FLOW_OPENING && answer)
+	/*
+	 * Anybody can have a SYN answered, from an address that is not theirs, and
+	 * send an ACK that goes nowhere. Only what the member itself sends next says
+	 * that a connection lives.
+	 */
+	if (state == FLOW_OPENING && pkt->end == END_FROM && !(pkt->tcp_flags & TCP_SYN) && flow->packets[END_TOWARDS])
 		state = FLOW_ESTABLISHED;
-	if (pkt->tcp_flags & TCP_FIN) {
+	if (pkt->tcp_flags & TCP_FIN)
 		flow->flags |= pkt->end == END_TOWARDS ? FLOW_FIN_TOWARDS : FLOW_FIN_FROM;
-		if (state < FLOW_CLOSING)
-			state = FLOW_CLOSING;
-	} else if ((flow->flags & both) == both && pkt->tcp_flags & TCP_ACK) {
-		state = FLOW_CLOSED; /* the last FIN is acknowledged */
-	}
+	else if ((flow->flags & both) == both && pkt->tcp_flags & TCP_ACK)
+		return FLOW_CLOSED; /* the last FIN is acknowledged */
+	if (state == FLOW_ESTABLISHED && flow->flags & both)
+		state = FLOW_CLOSING;
 	return state;
 }
 
@@ -182,12 +186,22 @@ static __always_inline bool flow_advance(struct flow *flow, const struct packet 
 	return state == FLOW_CLOSED && before != FLOW_CLOSED;
 }
 
-/* An answered flow, and one that never will be but goes on, leave `opening`. */
+/*
+ * Which flows leave `opening`: those whose loss would be felt, and which an
+ * outsider with invented addresses cannot make by the thousand. An inbound flow
+ * without a handshake is judged again and allowed again by its next packet, so
+ * it has to go on for a while; one of no member never takes such a place.
+ */
 static __always_inline bool flow_is_settled(const struct flow *flow, const struct packet *pkt)
 {
-	if (flow->state == FLOW_OPENING)
-		return pkt->protocol != PROTOCOL_TCP && flow->packets[flow->direction & 1] >= ONE_WAY_PACKETS;
-	return flow->state < FLOW_CLOSED;
+	bool answered = flow->state != FLOW_OPENING;
+	bool goes_on = flow->packets[flow->direction & 1] >= ONE_WAY_PACKETS;
+
+	if (flow->flags & FLOW_UNLISTED || flow->state == FLOW_CLOSED)
+		return false;
+	if (pkt->protocol == PROTOCOL_TCP)
+		return answered;
+	return flow->direction == DIRECTION_OUTBOUND ? answered || goes_on : answered && goes_on;
 }
 
 /*

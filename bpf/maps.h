@@ -18,9 +18,11 @@
 /* Inner maps get their real size from the agent; 1 is a placeholder. */
 #define AGENT_SIZES_IT 1
 
+/* Mapped by the agent: an update by system call is a copy, which might tear. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
 	__type(value, struct control);
 } control_map SEC(".maps");

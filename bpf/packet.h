@@ -90,7 +90,8 @@ struct packet {
 	__u8 icmp_kind;
 	__u8 hops;		/* TTL or hop limit */
 	__u8 fragment;		/* enum fragment_part */
-	__u8 header;		/* bytes of L4 header that hold what was read */
+	__u16 header;		/* bytes of what fragments carry, up to the end of the L4 header */
+	__u16 fragment_start;	/* where in the frame that begins; 0 = at the L4 header */
 };
 
 static __always_inline bool packet_has_ports(__u8 protocol)
@@ -125,7 +126,8 @@ static __always_inline bool packet_is_multicast(const struct packet *pkt, const 
 
 	if (pkt->family == 6)
 		return first >> 24 == 0xff;
-	return first >> 28 == 0xe || first == 0xffffffff;
+	/* From and to 0.0.0.0 is the oldest form of broadcast, and Linux delivers it. */
+	return first >> 28 == 0xe || first == 0xffffffff || first == 0;
 }
 
 static __always_inline void packet_set_ports(struct packet *pkt, __u16 source, __u16 destination)
@@ -177,6 +179,8 @@ static __always_inline enum reason packet_parse_l4(const struct frame *frame, st
 	if (frame->quoted && size > 8)
 		size = 8;
 	pkt->header = size;
+	if (pkt->fragment_start && offset > pkt->fragment_start) /* headers in between are cut like the rest */
+		pkt->header += offset - pkt->fragment_start;
 	if (forget(pkt->fragment) == FRAGMENT_LATER || size == 0)
 		return REASON_NONE;
 	if (pkt->l4_length < size)
@@ -305,6 +309,7 @@ static __always_inline enum reason packet_walk_ipv6(const struct frame *frame, s
 				pkt->fragment = FRAGMENT_LATER;
 			else if (fragment & IPV6_MORE_FRAGMENTS)
 				pkt->fragment = FRAGMENT_FIRST;
+			pkt->fragment_start = offset + size;
 		}
 		if (size > left)
 			return forget(pkt->fragment) == FRAGMENT_FIRST ? REASON_TINY_FRAGMENT

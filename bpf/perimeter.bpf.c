@@ -57,9 +57,9 @@ const struct shared_types *const shared_types = NULL;
 #define TC_DROP 2
 
 /*
- * A forwarded packet that one attached interface has judged for an end is not
- * judged for the same end by another: it would be counted twice, and its flow
- * moved twice.
+ * A forwarded packet that one attached interface has judged for an end must not
+ * be counted for the same end by another. It is looked at all the same: between
+ * the two its addresses may have been translated, and then it is of another flow.
  */
 static __always_inline bool judged_on_arrival(context *skb, __u32 end)
 {
@@ -76,11 +76,12 @@ static __always_inline int judge_skb(context *skb, __u32 end, enum part part)
 {
 	struct question *question;
 
-	if (judged_on_arrival(skb, end))
-		return TC_NEXT;
 	question = question_open(skb, QUESTION_PACKET);
 	if (!question)
 		return TC_NEXT;
+	/* A bridge between puts its own number there, so the flow tells by which way it comes. */
+	question->forwarded = skb->ingress_ifindex != 0 && skb->ingress_ifindex != skb->ifindex;
+	question->ours = !judged_on_arrival(skb, end);
 	decide(skb, question, question_read(skb, question, QUESTION_PACKET, part, end));
 	return leave(question, skb->len) ? TC_NEXT : TC_DROP;
 }

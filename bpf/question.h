@@ -29,7 +29,9 @@ struct question {
 	struct judgement other;	/* of a packet that may be of either direction */
 	struct flow ended;	/* what left its table, to be told of */
 	__u32 ifindex;
-	__u32 pad;
+	bool forwarded;		/* came in by another interface, perhaps under other addresses */
+	bool ours;		/* counted here, and not where it came in */
+	__u16 pad;
 };
 
 enum question_slot {

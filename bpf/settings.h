@@ -31,7 +31,7 @@ struct load_settings {
 
 volatile const struct load_settings settings;
 
-/* Packets one way after which a flow that never sees a reply is kept as established. */
+/* Packets of the opener after which a flow without a handshake is taken for one that goes on. */
 #define ONE_WAY_PACKETS 4
 
 /* How far headers are walked; what is deeper cannot be judged. */

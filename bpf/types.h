@@ -154,12 +154,13 @@ struct flow {
 	__u8 flags;		/* enum flow_flag */
 	__u8 reason;		/* of the outcome; with category, for end records */
 	__u8 category;
-	__u8 pad[7];
+	__u8 arrives;		/* 1 << way: its packets of this way are judged where they come in */
+	__u8 pad[6];
 };
 
 enum flow_state {
 	FLOW_OPENING,		/* no reply seen */
-	FLOW_ESTABLISHED,	/* seen both ways, or picked up in mid-stream */
+	FLOW_ESTABLISHED,	/* answered; TCP: and the member went on after the handshake */
 	FLOW_CLOSING,		/* a FIN from one side */
 	FLOW_CLOSED,		/* FINs from both sides and the last ACK, or RST */
 	FLOW_STATE_COUNT,
@@ -189,9 +190,9 @@ struct fragment_key {
 struct fragment {
 	__u32 seen;		/* jiffies, low half */
 	__u32 generation;
+	__u16 header;		/* bytes, up to the end of the L4 header, a later fragment must not reach into */
 	__u8 verdict;		/* enum verdict */
-	__u8 header;		/* bytes of L4 header a later fragment must not reach into */
-	__u16 pad;
+	__u8 pad;
 };
 
 /* ---- decisions: written by packets, read by the agent ---- */

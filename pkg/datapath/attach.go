@@ -74,7 +74,11 @@ func (a *attachment) release() error {
 
 // program picks the program for a direction of an interface: which end it
 // judges follows from the role, how it reads frames from the device.
-func (d *Datapath) program(role Role, dir direction, linkHeader bool) *ebpf.Program {
+func (d *Datapath) program(role Role, dir direction, dev netlink.Link) *ebpf.Program {
+	linkHeader, err := hasLinkHeader(dev)
+	if err != nil {
+		linkHeader = true // Attach has refused it
+	}
 	towards := (dir.name == "ingress") == (role == Uplink)
 	p := &d.objects.perimeterPrograms
 	switch {
@@ -90,13 +94,19 @@ func (d *Datapath) program(role Role, dir direction, linkHeader bool) *ebpf.Prog
 }
 
 // hasLinkHeader reports whether frames of the device begin with an Ethernet
-// header, as those of loopback do too.
-func hasLinkHeader(l netlink.Link) bool {
-	switch l.Attrs().EncapType {
+// header, as those of loopback do too, or with the IP header. Devices of any
+// other kind are refused: what is read at the wrong place cannot be judged, and
+// a strict member would lose all its traffic.
+func hasLinkHeader(l netlink.Link) (bool, error) {
+	switch kind := l.Attrs().EncapType; kind {
 	case "ether", "loopback":
-		return true
+		return true, nil
+	case "none", "ppp", "ipip", "tunnel6", "sit", "gre",
+		fmt.Sprintf("unknown%d", unix.ARPHRD_IP6GRE), fmt.Sprintf("unknown%d", unix.ARPHRD_RAWIP):
+		return false, nil
+	default:
+		return false, fmt.Errorf("%s is a device of kind %q, whose frames are not read: attach to an Ethernet or IP device", l.Attrs().Name, kind)
 	}
-	return false
 }
 
 // Attach has packets of an interface judged from now on, in both directions. It
@@ -115,6 +125,9 @@ func (d *Datapath) Attach(ifindex uint32, role Role) (AttachState, error) {
 	dev, err := netlink.LinkByIndex(int(ifindex))
 	if err != nil {
 		return AttachState{}, fmt.Errorf("look up interface %d: %w", ifindex, err)
+	}
+	if _, err := hasLinkHeader(dev); err != nil {
+		return AttachState{}, err
 	}
 	a := &attachment{state: AttachState{Ifindex: ifindex, Name: dev.Attrs().Name, Role: role, Hook: "tcx"}}
 	err = ebpf.ErrNotSupported
@@ -136,7 +149,50 @@ func (d *Datapath) Attach(ifindex uint32, role Role) (AttachState, error) {
 	if err := d.markInterface(a, d.inForce); err != nil {
 		return AttachState{}, errors.Join(err, d.detach(ifindex))
 	}
-	return a.state, nil
+	return a.state, d.retireOlderLayouts()
+}
+
+// retireOlderLayouts detaches what an agent with another pin layout attached,
+// on the interfaces that are judged here now: its programs would go on enforcing
+// a policy that nobody changes any more. What it pinned goes with the last.
+// Filters of clsact are ours by their name, and were replaced already.
+func (d *Datapath) retireOlderLayouts() error {
+	if d.inForce == nil {
+		return nil // theirs is still the only policy
+	}
+	pins, err := filepath.Glob(filepath.Join(filepath.Dir(d.root), "*", linksDir, "*"))
+	if err != nil {
+		return fmt.Errorf("look for older layouts: %w", err)
+	}
+	left := map[string]int{}
+	for _, pin := range pins {
+		layout := filepath.Dir(filepath.Dir(pin))
+		if layout == d.root {
+			continue
+		}
+		number, _, _ := strings.Cut(filepath.Base(pin), "-")
+		ifindex, err := strconv.ParseUint(number, 10, 32)
+		if a := d.attachments[uint32(ifindex)]; err != nil || a == nil {
+			left[layout]++
+			continue
+		}
+		left[layout] += 0
+		l, err := link.LoadPinnedLink(pin, nil)
+		if err != nil {
+			return fmt.Errorf("open the pinned link %s: %w", pin, err)
+		}
+		if err := errors.Join(unlink(l), os.Remove(pin)); err != nil {
+			return fmt.Errorf("detach %s: %w", pin, err)
+		}
+	}
+	for layout, pins := range left {
+		if pins == 0 {
+			if err := os.RemoveAll(layout); err != nil {
+				return fmt.Errorf("remove an older layout: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // attachTCX links both programs and pins the links. It attaches both or none.
@@ -157,8 +213,10 @@ func (d *Datapath) attachTCX(a *attachment, dev netlink.Link) (err error) {
 	for _, dir := range directions {
 		l, err := link.AttachTCX(link.TCXOptions{
 			Interface: dev.Attrs().Index,
-			Program:   d.program(a.state.Role, dir, hasLinkHeader(dev)),
+			Program:   d.program(a.state.Role, dir, dev),
 			Attach:    dir.tcx,
+			// Before all others: one of them that passes a packet ends the chain.
+			Anchor: link.Head(),
 		})
 		if err != nil {
 			return err
@@ -184,8 +242,14 @@ func (d *Datapath) linkPin(ifindex uint32, dir direction) string {
 // filterName marks our clsact filters among those of others.
 const filterName = "perimeterd"
 
-// attachClsact adds both programs as direct-action filters.
-func (d *Datapath) attachClsact(a *attachment, dev netlink.Link) error {
+// attachClsact adds both programs as direct-action filters. It adds both or none:
+// nobody would know of a filter that is left alone.
+func (d *Datapath) attachClsact(a *attachment, dev netlink.Link) (err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, removeFilters(a.state.Ifindex))
+		}
+	}()
 	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
 		LinkIndex: dev.Attrs().Index,
 		Handle:    netlink.MakeHandle(0xffff, 0),
@@ -202,7 +266,7 @@ func (d *Datapath) attachClsact(a *attachment, dev netlink.Link) error {
 				Protocol:  unix.ETH_P_ALL,
 				Priority:  1,
 			},
-			Fd:           d.program(a.state.Role, dir, hasLinkHeader(dev)).FD(),
+			Fd:           d.program(a.state.Role, dir, dev).FD(),
 			Name:         filterName,
 			DirectAction: true,
 		}
@@ -218,7 +282,7 @@ func (d *Datapath) attachClsact(a *attachment, dev netlink.Link) error {
 			err = netlink.FilterAdd(filter)
 		}
 		if err != nil {
-			return fmt.Errorf("add the %s filter: %w", dir.name, err)
+			return fmt.Errorf("add the %s filter before those of others, at priority 1 (`tc filter show dev %s %s` tells whose is there): %w", dir.name, dev.Attrs().Name, dir.name, err)
 		}
 	}
 	return nil
@@ -415,7 +479,7 @@ func (d *Datapath) adoptInterface(ifindex uint32, role Role) (*attachment, error
 	}
 	a := &attachment{state: AttachState{Ifindex: ifindex, Name: dev.Attrs().Name, Role: role, Hook: "tcx"}}
 	for _, dir := range directions {
-		l, err := d.adoptLink(ifindex, dir, d.program(role, dir, hasLinkHeader(dev)))
+		l, err := d.adoptLink(ifindex, dir, d.program(role, dir, dev))
 		if err != nil {
 			return nil, errors.Join(err, a.release())
 		}
@@ -487,7 +551,7 @@ func (d *Datapath) removeStalePins() error {
 }
 
 // removeLinks detaches everything that was attached under a pin directory, by
-// the pins alone.
+// the pins alone. One that fails does not keep the others attached.
 func removeLinks(dir string) error {
 	pins, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -496,18 +560,24 @@ func removeLinks(dir string) error {
 	if err != nil {
 		return fmt.Errorf("list the pinned links: %w", err)
 	}
+	var errs []error
 	for _, pin := range pins {
 		path := filepath.Join(dir, pin.Name())
 		l, err := link.LoadPinnedLink(path, nil)
-		if err != nil {
-			return fmt.Errorf("open the pinned link %s: %w", path, err)
+		if err == nil {
+			err = unlink(l)
 		}
-		if err := errors.Join(unlink(l), os.Remove(path)); err != nil {
-			return fmt.Errorf("detach %s: %w", path, err)
+		if err := errors.Join(err, os.Remove(path)); err != nil {
+			errs = append(errs, fmt.Errorf("detach %s: %w", path, err))
 		}
 	}
-	// Filters of clsact have no pins; the interfaces are noted in a map.
-	interfaces, err := ebpf.LoadPinnedMap(filepath.Join(filepath.Dir(dir), "interfaces"), nil)
+	return errors.Join(append(errs, removeNotedFilters(filepath.Join(filepath.Dir(dir), "interfaces")))...)
+}
+
+// removeNotedFilters removes the filters of clsact, which have no pins, from the
+// interfaces that are noted in a pinned map.
+func removeNotedFilters(path string) error {
+	interfaces, err := ebpf.LoadPinnedMap(path, nil)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -515,13 +585,12 @@ func removeLinks(dir string) error {
 		return fmt.Errorf("open the map of interfaces: %w", err)
 	}
 	defer interfaces.Close()
+	var errs []error
 	var ifindex uint32
 	var noted perimeterInterface
 	entries := interfaces.Iterate()
 	for entries.Next(&ifindex, &noted) {
-		if err := removeFilters(ifindex); err != nil {
-			return err
-		}
+		errs = append(errs, removeFilters(ifindex))
 	}
-	return entries.Err()
+	return errors.Join(append(errs, entries.Err())...)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/perimeterd/perimeterd/pkg/policy"
 	"github.com/perimeterd/perimeterd/tests/privileged"
@@ -419,4 +420,99 @@ func TestRoutedMember(t *testing.T) {
 	if passed := counters.Packets["established"].Packets; passed+1 != f.PacketsTowards+f.PacketsFrom {
 		t.Errorf("the flow has %d packets, but %d were counted", f.PacketsTowards+f.PacketsFrom, passed+1)
 	}
+}
+
+// TestSomebodyElsesVerdictComesAfter: a program that was there before and lets
+// everything pass does not decide in our place.
+func TestSomebodyElsesVerdictComesAfter(t *testing.T) {
+	c := newTown(t)
+	d := c.open(t, Options{})
+	pass, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{
+		asm.Mov.Imm(asm.R0, 0), asm.Return(), // TCX_PASS: ends the chain
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pass.Close()
+	err = c.member.Run(func() error {
+		for _, hook := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
+			l, err := link.AttachTCX(link.TCXOptions{Interface: int(c.uplink), Program: pass, Attach: hook})
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { l.Close() })
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.enforce(t, d)
+	c.expect(t, c.stranger, "5432", traffic.TimedOut)
+}
+
+// TestOlderLayoutIsRetired: after an upgrade with another pin layout, only the
+// new policy counts.
+func TestOlderLayoutIsRetired(t *testing.T) {
+	c := newTown(t)
+	first := c.open(t, Options{})
+	c.enforce(t, first)
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Rename(filepath.Join(c.root, pinLayout), filepath.Join(c.root, "layout-0")); err != nil {
+		t.Fatal(err)
+	}
+	second := c.open(t, Options{})
+	c.enforce(t, second)
+	c.expect(t, c.stranger, "5432", traffic.TimedOut)
+	everybody := partnersOn5432()
+	everybody.AddressPrefixes = prefixes("0.0.0.0/0", "::/0")
+	tables, legend := compiled(t, memberPolicy(policy.Enforced, everybody), hereFacts())
+	if _, err := second.Apply(tables, legend, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	c.expect(t, c.stranger, "5432", traffic.Connected)
+}
+
+// TestClsactBothOrNone: a filter of somebody else in the way of one direction
+// leaves nothing of ours in the other, where not even Remove would find it.
+func TestClsactBothOrNone(t *testing.T) {
+	c := newTown(t)
+	d := c.open(t, Options{ClsactOnly: true})
+	tables, legend := compiled(t, memberPolicy(policy.Enforced, partnersOn5432()), hereFacts())
+	if _, err := d.Apply(tables, legend, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	err := c.member.Run(func() error {
+		dev, err := netlink.LinkByIndex(int(c.uplink))
+		if err != nil {
+			return err
+		}
+		if err := netlink.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+			LinkIndex: dev.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+		}}); err != nil {
+			return err
+		}
+		// Of another protocol, which the kernel does not mix under one priority.
+		if err := netlink.FilterAdd(&netlink.BpfFilter{
+			FilterAttrs: netlink.FilterAttrs{LinkIndex: dev.Attrs().Index, Parent: netlink.HANDLE_MIN_EGRESS, Protocol: unix.ETH_P_ARP, Priority: 1},
+			Fd:          d.objects.ReadClocks.FD(), Name: "somebody-else", DirectAction: true,
+		}); err != nil {
+			return err
+		}
+		if _, err := d.Attach(c.uplink, Uplink); err == nil {
+			t.Error("attached all the same")
+		} else {
+			t.Logf("attach: %v", err)
+		}
+		if err := d.Close(); err != nil {
+			return err
+		}
+		return Remove(c.root)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.expect(t, c.stranger, "5432", traffic.Connected)
 }

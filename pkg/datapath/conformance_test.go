@@ -115,7 +115,7 @@ func TestKernelAgreesWithReference(t *testing.T) {
 						return err
 					}
 					got := named(answer, legend)
-					if (pkt.Local.IsMulticast() || pkt.Local == netip.MustParseAddr("255.255.255.255")) && want.Reason == policy.ReasonPrivatePath {
+					if (pkt.Local.IsMulticast() || pkt.Local == netip.MustParseAddr("255.255.255.255") || pkt.Local == netip.IPv4Unspecified()) && want.Reason == policy.ReasonPrivatePath {
 						// Sent to all that live here, and passes to each: whose name is told does not matter.
 						got.Resource, got.Perimeter, got.Profile, got.AccessMode = want.Resource, want.Perimeter, want.Profile, want.AccessMode
 					}

@@ -204,14 +204,6 @@ func (d *Datapath) adopt() error {
 	return d.adoptLinks()
 }
 
-func (d *Datapath) readControl() (perimeterControl, error) {
-	var control perimeterControl
-	if err := d.objects.ControlMap.Lookup(uint32(0), &control); err != nil {
-		return control, fmt.Errorf("read which generation is in force: %w", err)
-	}
-	return control, nil
-}
-
 // Close lets go of the data path. Programs stay attached, the policy stays in
 // force.
 func (d *Datapath) Close() error {
@@ -270,8 +262,7 @@ func (d *Datapath) Apply(tables *compile.Tables, legend, previous *compile.Legen
 			return 0, errors.Join(fmt.Errorf("keep the names of generation %d: %w", number, err), next.release())
 		}
 	}
-	control := perimeterControl{Generation: number, Flags: next.flags}
-	if err := d.objects.ControlMap.Put(uint32(0), control); err != nil {
+	if err := d.writeControl(next); err != nil {
 		return 0, errors.Join(fmt.Errorf("put generation %d in force: %w", number, err), next.release())
 	}
 	old := d.inForce
@@ -279,12 +270,13 @@ func (d *Datapath) Apply(tables *compile.Tables, legend, previous *compile.Legen
 	if err := d.retire(old); err != nil {
 		return number, fmt.Errorf("free what generation %d needed: %w", number-1, err)
 	}
-	return number, nil
+	return number, d.retireOlderLayouts()
 }
 
 // Remove takes the data path away, whether or not a process has it open:
 // programs, policy, flows and counters under this root are gone when it returns.
-// Traffic is no longer governed. What other programs attached is left alone.
+// Traffic is no longer governed. What other programs attached is left alone. It
+// goes on past what it cannot remove, and reports it.
 func Remove(root string) error {
 	if _, err := os.Stat(root); errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -143,3 +143,18 @@ func TestEventOfEachKind(t *testing.T) {
 		t.Errorf("the event is %v in the future", since)
 	}
 }
+
+// TestReadHandsOnWhatIsLeft: a reader that is told to end still hands on all that
+// waits, however much it is.
+func TestReadHandsOnWhatIsLeft(t *testing.T) {
+	r := newRig(t, Options{})
+	r.apply(t, memberPolicy(policy.Enforced, partnersOn5432()), hereFacts())
+	for port := uint16(1); port <= 3000; port++ {
+		if _, err := r.run(fromPartner(port, packet.SYN).Frame(), true, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(r.events(t)); n != 3000 {
+		t.Errorf("%d of 3000 events", n)
+	}
+}

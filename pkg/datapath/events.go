@@ -21,6 +21,9 @@ const readInterval = 20 * time.Millisecond
 // batchMax bounds how many events are handed on at once.
 const batchMax = 2048
 
+// recordSize is what an event takes in a ring.
+const recordSize = eventSize + 8
+
 // Read hands the events of both rings to sink, in batches, until the context
 // ends; then it hands on what is left and returns nil. sink is called by one
 // goroutine at a time and must not keep the slice. Only one Read may run.
@@ -46,11 +49,16 @@ func (d *Datapath) readRing(ctx context.Context, ring *ebpf.Map, sink func([]Eve
 	defer reader.Close()
 	batch := make([]Event, 0, batchMax)
 	var record ringbuf.Record
+	left := -1 // bytes still to be read once the context has ended
 	for ended := false; !ended; {
-		ended = ctx.Err() != nil // then one last round, without waiting
+		if ctx.Err() != nil && left < 0 {
+			left = reader.AvailableBytes() // and no more: a flood must not keep us
+		}
+		ended = left >= 0 && left <= batchMax*recordSize // then one last round
 		wait := readInterval
-		if ended {
+		if left >= 0 {
 			wait = 0
+			left -= batchMax * recordSize
 		}
 		reader.SetDeadline(time.Now().Add(wait))
 		boot, err := bootToWall()

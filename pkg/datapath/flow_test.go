@@ -225,6 +225,7 @@ func TestEstablishedIsNotEvicted(t *testing.T) {
 		r.play(t, []step{
 			in(fromPartner(port, packet.SYN), allow, "access-rule"),
 			out(fromMember(port, packet.SYN|packet.ACK), allow, "established"),
+			out(fromMember(port, packet.ACK), allow, "established"),
 		})
 	}
 	for port := uint16(1000); port < 3000; port++ {
@@ -317,5 +318,29 @@ func TestRuleEndsByItself(t *testing.T) {
 	r.play(t, []step{
 		out(fromMember(1, packet.ACK), deny, "no-access-rule"),
 		in(fromPartner(2, packet.SYN), deny, "no-access-rule"),
+	})
+}
+
+// TestCutWithServices: a cut connection does not go on as one to a port that
+// nobody lists.
+func TestCutWithServices(t *testing.T) {
+	r := newRig(t, Options{})
+	with := func(rules ...policy.AccessRule) *policy.Policy {
+		p := memberPolicy(policy.Enforced, rules...)
+		p.Resources[0].Services = []policy.Ports{{Protocol: policy.ProtocolTCP, First: 5432, Last: 5432}}
+		return p
+	}
+	outbound := policy.AccessRule{Name: "web", Direction: policy.Outbound, AddressPrefixes: prefixes("203.0.113.0/24")}
+	r.apply(t, with(outbound), hereFacts())
+	r.play(t, []step{
+		out(packet.TCP(member4, stranger4, 40000, 443, packet.SYN), allow, "access-rule"),
+		in(packet.TCP(stranger4, member4, 443, 40000, packet.SYN|packet.ACK), allow, "established"),
+		out(packet.TCP(member4, stranger4, 40000, 443, packet.ACK), allow, "established"),
+	})
+	r.apply(t, with(), hereFacts())
+	r.play(t, []step{
+		out(packet.TCP(member4, stranger4, 40000, 443, packet.ACK), deny, "no-access-rule"),
+		out(packet.TCP(member4, stranger4, 40000, 443, packet.ACK), deny, "no-access-rule"),
+		in(packet.TCP(stranger4, member4, 443, 40000, packet.ACK), deny, "no-access-rule"),
 	})
 }

@@ -218,10 +218,14 @@ func sweepFlow[K any](s *sweep, m *ebpf.Map, key K, t flowTuple) error {
 	}
 	if !s.idle(t.protocol, &f) {
 		// A packet began it anew between the look and the removal.
-		if err := m.Update(key, f, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+		err := m.Update(key, f, ebpf.UpdateNoExist)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, ebpf.ErrKeyExist) {
 			return fmt.Errorf("put a revived flow back: %w", err)
 		}
-		return nil
+		// Another took its place meanwhile, and told its own start: this one is over.
 	}
 	s.stats.Removed++
 	if f.Flags&uint8(perimeterFlowFlagFLOW_ENDED|perimeterFlowFlagFLOW_UNLISTED) == 0 {

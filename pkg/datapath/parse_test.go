@@ -181,3 +181,25 @@ func TestUnjudgeableByMode(t *testing.T) {
 		})
 	}
 }
+
+// TestAllZeroDestination: 0.0.0.0 is the oldest form of broadcast, and Linux
+// delivers it.
+func TestAllZeroDestination(t *testing.T) {
+	r := newRig(t, Options{})
+	r.apply(t, memberPolicy(policy.Enforced, partnersOn5432()), hereFacts())
+	r.play(t, []step{in(packet.UDP("0.0.0.0", "0.0.0.0", 4000, 9999), deny, "no-access-rule")})
+}
+
+// TestFragmentsReachIntoHeaders: headers between the fragment header and the L4
+// header are cut like the rest, so they count too.
+func TestFragmentsReachIntoHeaders(t *testing.T) {
+	r := newRig(t, Options{})
+	r.apply(t, memberPolicy(policy.Enforced, partnersOn5432()), hereFacts())
+	later := packet.Protocol(partner6, member6, packet.DestinationOptions).Payload("12345678")
+	r.play(t, []step{
+		in(packet.TCP(partner6, member6, 4000, 5432, packet.SYN).Payload("12345678").Fragment(0, true, 7).LongExtension(packet.DestinationOptions, 32), allow, "access-rule"),
+		in(later.Fragment(32, false, 7), deny, "fragment-overlap"),
+		in(later.Fragment(48, false, 7), deny, "fragment-overlap"),
+		in(later.Fragment(56, false, 7), allow, "fragment-follows"),
+	})
+}

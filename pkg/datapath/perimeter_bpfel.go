@@ -154,7 +154,8 @@ type perimeterFlow struct {
 	Flags      uint8
 	Reason     uint8
 	Category   uint8
-	Pad        [7]uint8
+	Arrives    uint8
+	Pad        [6]uint8
 }
 
 type perimeterFlowFlag uint32
@@ -203,9 +204,9 @@ type perimeterFragment struct {
 	_          structs.HostLayout
 	Seen       uint32
 	Generation uint32
+	Header     uint16
 	Verdict    uint8
-	Header     uint8
-	Pad        uint16
+	Pad        uint8
 }
 
 type perimeterFragmentKey struct {
@@ -327,8 +328,9 @@ type perimeterQuestion struct {
 		IcmpKind       uint8
 		Hops           uint8
 		Fragment       uint8
-		Header         uint8
-		_              [1]byte
+		Header         uint16
+		FragmentStart  uint16
+		_              [2]byte
 	}
 	Quoted struct {
 		_     structs.HostLayout
@@ -357,8 +359,9 @@ type perimeterQuestion struct {
 		IcmpKind       uint8
 		Hops           uint8
 		Fragment       uint8
-		Header         uint8
-		_              [1]byte
+		Header         uint16
+		FragmentStart  uint16
+		_              [2]byte
 	}
 	Answer struct {
 		_         structs.HostLayout
@@ -386,9 +389,11 @@ type perimeterQuestion struct {
 		Unlisted  bool
 		_         [1]byte
 	}
-	Ended   perimeterFlow
-	Ifindex uint32
-	Pad     uint32
+	Ended     perimeterFlow
+	Ifindex   uint32
+	Forwarded bool
+	Ours      bool
+	Pad       uint16
 }
 
 type perimeterReason uint32

@@ -12,6 +12,7 @@ func isMulticast(pkt Packet) bool {
 	for _, prefix := range []netip.Prefix{
 		netip.MustParsePrefix("224.0.0.0/4"),
 		netip.MustParsePrefix("255.255.255.255/32"),
+		netip.MustParsePrefix("0.0.0.0/32"), // the oldest form of broadcast
 		netip.MustParsePrefix("ff00::/8"),
 	} {
 		if pkt.Towards && prefix.Contains(pkt.Local) {

@@ -127,11 +127,12 @@ func halves(list []netip.Prefix) []netip.Prefix {
 	return out
 }
 
-// TestTrackerProperties: whatever the policy, an answer to what passed as
-// governed passes, nothing denied takes a place, and Audit denies nothing.
+// TestTrackerProperties: whatever the policy, what passed passes again and so
+// does its answer, nothing denied takes a place, and Audit denies nothing.
 func TestTrackerProperties(t *testing.T) {
 	onDraws(func(seed uint64, r *rand.Rand, p *policy.Policy, facts policy.Facts) {
-		tracker := reference.NewTracker(reference.New(p, facts))
+		e := reference.New(p, facts)
+		tracker := reference.NewTracker(e)
 		for range 50 {
 			pkt := randompolicy.Packet(r, p, facts)
 			before := tracker.Flows()
@@ -143,12 +144,47 @@ func TestTrackerProperties(t *testing.T) {
 				t.Fatalf("seed %d: %+v was denied in Audit", seed, pkt)
 			}
 			reset := pkt.Protocol == policy.ProtocolTCP && pkt.TCPFlags&reference.RST != 0
-			if d.Verdict == denied || !d.Governed || reset || pkt.Quoted != nil {
+			if d.Verdict == denied || reset || !makesFlow(e, d, pkt) {
 				continue
 			}
-			if answer := tracker.Decide(back(pkt)); answer.Reason != established || answer.Verdict != allowed {
+			want := established
+			if d.Reason == related {
+				want = related // it belongs to the flow it is about
+			}
+			if again := tracker.Decide(pkt); again.Reason != want || again.Verdict != allowed {
+				t.Fatalf("seed %d: %+v passed, and again got %+v", seed, pkt, again)
+			}
+			answered, ok := answerTo(pkt)
+			if !ok {
+				continue
+			}
+			if answer := tracker.Decide(answered); answer.Reason != established || answer.Verdict != allowed {
 				t.Fatalf("seed %d: %+v passed, its answer got %+v", seed, pkt, answer)
 			}
 		}
 	})
+}
+
+// makesFlow reports whether a packet that passed so is remembered. Of those of
+// nobody only one to a port that the resources of its address do not list is.
+func makesFlow(e *reference.Evaluator, d reference.Decision, pkt reference.Packet) bool {
+	if d.Governed || d.Reason == established {
+		return true
+	}
+	midStream := pkt.Protocol == policy.ProtocolTCP && pkt.TCPFlags&(reference.SYN|reference.ACK) != reference.SYN
+	group := pkt.Local.IsMulticast() || pkt.Local == netip.MustParseAddr("255.255.255.255")
+	return d.Direction == in && !midStream && !group && len(e.Carried(pkt.Local)) > 0
+}
+
+// answerTo is what the other end would send back. An ICMP message that is not
+// an echo has no answer that can be told from any other.
+func answerTo(pkt reference.Packet) (reference.Packet, bool) {
+	reply := map[uint8]uint8{8: 0, 0: 8, 128: 129, 129: 128}
+	if pkt.Protocol == policy.ProtocolICMP || pkt.Protocol == policy.ProtocolICMPv6 {
+		answer := back(pkt)
+		var isEcho bool
+		answer.ICMPType, isEcho = reply[pkt.ICMPType]
+		return answer, isEcho
+	}
+	return back(pkt), true
 }

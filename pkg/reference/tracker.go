@@ -8,7 +8,8 @@ import (
 
 // Tracker decides packets with the memory of those before them. It is not safe
 // for use by several goroutines. Flows have no timeouts and no states: they
-// last until Forget or Flush, or until a changed policy denies them.
+// last until Forget or Flush, or until a changed policy denies them, or makes
+// nobody's what was a member's or the reverse.
 type Tracker struct {
 	evaluator *Evaluator
 	flows     map[flowKey]flow
@@ -139,6 +140,10 @@ func (t *Tracker) open(pkt Packet) Decision {
 	in := t.evaluator.Judge(policy.Inbound, pkt)
 	out := t.evaluator.Judge(policy.Outbound, pkt)
 	switch {
+	case !in.Governed && out.WouldBe == policy.Deny && pkt.LocalPort >= pkt.PeerPort:
+		// To a port that nobody lists, but likelier from one that the member
+		// opened: what it may not open does not pass as an answer.
+		return out
 	case in.WouldBe == policy.Allow && out.WouldBe == policy.Deny:
 		return in
 	case in.WouldBe == policy.Deny && out.WouldBe == policy.Allow:

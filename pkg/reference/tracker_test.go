@@ -162,27 +162,93 @@ func TestMidStreamAudit(t *testing.T) {
 	if d := tracker.Decide(served); d.Direction != in || d.Reason != byRule || d.WouldBe != allowed {
 		t.Errorf("inbound allows: got %+v", d)
 	}
-	unasked := flags(tcpPacket(in, memberAddr, 445, nobody, 444), reference.ACK)
-	if d := tracker.Decide(unasked); d.Direction != out || d.Verdict != allowed || d.WouldBe != denied {
-		t.Errorf("neither allows: got %+v", d)
-	}
-	if d := tracker.Decide(back(unasked)); d.Reason != established || d.WouldBe != denied {
-		t.Errorf("second packet: got %+v", d)
+	// Of two would-be denials the packet's own is told, whatever the ports.
+	for _, direction := range []policy.Direction{in, out} {
+		for _, localPort := range []uint16{443, 445} {
+			unasked := flags(tcpPacket(direction, memberAddr, localPort, nobody, 444), reference.ACK)
+			if d := tracker.Decide(unasked); d.Direction != direction || d.Verdict != allowed || d.WouldBe != denied {
+				t.Errorf("neither allows, %v, port %d: got %+v", direction, localPort, d)
+			}
+			if d := tracker.Decide(back(unasked)); d.Reason != established || d.Direction != direction || d.WouldBe != denied {
+				t.Errorf("second packet, %v, port %d: got %+v", direction, localPort, d)
+			}
+			tracker.Forget(unasked)
+		}
 	}
 }
 
-// TestMidStreamUngoverned: the answers of a server that is no resource's
-// service pass, although outbound traffic is attributed by address alone.
-func TestMidStreamUngoverned(t *testing.T) {
+// aService is guarded with tcp/443 as all that the member's address lists.
+func aService(more ...policy.Ports) *policy.Policy {
 	p := guarded()
-	p.Resources[0].Services = []policy.Ports{tcp(443, 443)}
+	p.Resources[0].Services = append([]policy.Ports{tcp(443, 443)}, more...)
+	return p
+}
+
+// TestMidStreamUnlisted: the answers of a server that is no resource's service
+// pass, although outbound traffic is attributed by address alone.
+func TestMidStreamUnlisted(t *testing.T) {
+	const ack = reference.ACK
+	const none = reference.ReasonUngoverned
 	ssh := tcpPacket(in, memberAddr, 22, nobody, 40000)
-	play(t, reference.NewTracker(evaluator(p)), []step{
-		{"not a service", ssh, allowed, reference.ReasonUngoverned, in, 0},
-		{"its answer", back(ssh), allowed, reference.ReasonUngoverned, in, 0},
-		{"a call", tcpPacket(out, memberAddr, 40000, nobody, 22), denied, noRule, out, 0},
-		{"the service", tcpPacket(in, memberAddr, 443, nobody, 40000), denied, noRule, in, 0},
+	older := flags(tcpPacket(in, memberAddr, 22, nobody, 40001), ack)
+	play(t, reference.NewTracker(evaluator(aService())), []step{
+		{"not a service", ssh, allowed, none, in, 1},
+		{"its answer", back(ssh), allowed, established, in, 1},
+		{"a call", tcpPacket(out, memberAddr, 40000, nobody, 22), denied, noRule, out, 1},
+		{"a call from its port", tcpPacket(out, memberAddr, 22, nobody, 40001), denied, noRule, out, 1},
+		{"the service", tcpPacket(in, memberAddr, 443, nobody, 40000), denied, noRule, in, 1},
+		// Nobody knows who opened it, so it makes no flow; but both halves pass.
+		{"an older connection", older, allowed, none, in, 1},
+		{"its answer", back(older), allowed, none, in, 1},
+		{"an older connection to the service", flags(tcpPacket(in, memberAddr, 443, nobody, 40001), ack), denied, noRule, in, 1},
 	})
+}
+
+// TestUnlisted: what answers a packet to a port that no resource lists passes,
+// and only that.
+func TestUnlisted(t *testing.T) {
+	const none = reference.ReasonUngoverned
+	query := udpPacket(in, memberAddr, 123, nobody, 40000)
+	play(t, reference.NewTracker(evaluator(aService())), []step{
+		{"answer nobody asked for", back(query), denied, noRule, out, 0},
+		{"query", query, allowed, none, in, 1},
+		{"answer", back(query), allowed, established, in, 1},
+		{"again", query, allowed, established, in, 1},
+		{"answer to another port", udpPacket(out, memberAddr, 123, nobody, 40001), denied, noRule, out, 1},
+		{"answer from another port", udpPacket(out, memberAddr, 124, nobody, 40000), denied, noRule, out, 1},
+		{"answer to another", udpPacket(out, memberAddr, 123, "192.0.2.10", 40000), denied, noRule, out, 1},
+		{"answer in tcp", tcpPacket(out, memberAddr, 123, nobody, 40000), denied, noRule, out, 1},
+		{"unreachable about it", failure(out, memberAddr, nobody, 3, query), allowed, related, in, 1},
+		{"ping", echo(in, 8, nobody, 7), allowed, none, in, 2},
+		{"its reply", echo(out, 0, nobody, 7), allowed, established, in, 2},
+		{"the reply to another", echo(out, 0, nobody, 8), denied, noRule, out, 2},
+		{"beside every resource", udpPacket(in, "10.20.0.4", 123, nobody, 40000), allowed, none, in, 2},
+	})
+
+	d := reference.NewTracker(evaluator(aService())).Decide(query)
+	if d != (reference.Decision{Direction: in, Reason: none}) {
+		t.Errorf("an unlisted packet names somebody: got %+v", d)
+	}
+}
+
+// TestUnlistedMulticast: a group is unlisted if resources live here and none of
+// them serves the port.
+func TestUnlistedMulticast(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		addr  string
+		flows int
+	}{
+		{"a resource lives here", memberAddr, 1},
+		{"none does", "10.20.0.4", 0},
+	} {
+		e := reference.New(aService(), policy.Facts{Now: now, Interfaces: []policy.Interface{
+			{Name: "eth0", Addresses: []netip.Addr{netip.MustParseAddr(test.addr)}},
+		}})
+		play(t, reference.NewTracker(e), []step{
+			{test.name, udpPacket(in, "224.0.0.251", 5353, nobody, 5353), allowed, reference.ReasonUngoverned, in, test.flows},
+		})
+	}
 }
 
 func TestDeniedTakesNoPlace(t *testing.T) {
@@ -219,8 +285,23 @@ func TestEcho(t *testing.T) {
 		{"request v6", echo(in, request6, "2001:db8:1::9", 7), allowed, byRule, in, 3},
 		{"reply v6", echo(out, reply6, "2001:db8:1::9", 7), allowed, established, in, 3},
 		{"reply v6 to another", echo(out, reply6, "2001:db8:1::9", 8), denied, noRule, out, 3},
-		{"timestamp", echo(in, 13, client, 7), allowed, byRule, in, 4},
-		{"timestamp has no identifier here", echo(out, 14, client, 8), allowed, established, in, 4},
+		{"request the other way", echo(out, request, client, 7), denied, noRule, out, 3},
+		{"reply the other way", echo(in, reply, server, 8), denied, noRule, in, 3},
+	})
+}
+
+// TestICMPMessages: a message that is neither echo nor error is a flow by its
+// type and who sent it first. Nothing tells its answers, so they are judged.
+func TestICMPMessages(t *testing.T) {
+	const timestamp, timestampReply, mask = 13, 14, 17
+	play(t, guard(), []step{
+		{"timestamp", echo(in, timestamp, client, 7), allowed, byRule, in, 1},
+		{"has no identifier here", echo(in, timestamp, client, 8), allowed, established, in, 1},
+		{"its reply", echo(out, timestampReply, client, 7), denied, noRule, out, 1},
+		{"the same the other way", echo(out, timestamp, client, 7), denied, noRule, out, 1},
+		{"another type", echo(in, mask, client, 7), allowed, byRule, in, 2},
+		{"an echo whose identifier is the type", echo(in, 8, client, timestamp<<8), allowed, byRule, in, 3},
+		{"its reply", echo(out, 0, client, timestamp<<8), allowed, established, in, 3},
 	})
 }
 
@@ -269,8 +350,50 @@ func TestICMPErrors(t *testing.T) {
 		{"v6 after it", failure(in, "fd20::5", "2001:db8::9", 5, call6), denied, noRule, in, 4},
 		{"about no flow", failure(in, memberAddr, nobody, unreachable, other), denied, noRule, in, 4},
 		{"about nothing that can be read", unread, denied, noRule, in, 4},
-		{"about no flow, from an admitted router", failure(in, memberAddr, client, unreachable, other), allowed, byRule, in, 4},
+		{"about no flow, from an admitted router", failure(in, memberAddr, client, unreachable, other), allowed, byRule, in, 5},
+		{"again", failure(in, memberAddr, client, unreachable, other), allowed, established, in, 5},
+		{"another type", failure(in, memberAddr, client, exceeded, other), allowed, byRule, in, 6},
+		{"the same from the member", failure(out, memberAddr, client, unreachable, back(other)), denied, noRule, out, 6},
 	}...))
+}
+
+// TestICMPErrorsAfterAChange: an error about a flow of an older policy is
+// related if the flow, as it was opened, would still be allowed. It neither
+// takes the flow over nor ends it: that is for the flow's own packets.
+func TestICMPErrorsAfterAChange(t *testing.T) {
+	const unreachable = 3
+	syn := tcpPacket(in, memberAddr, 443, client, 40000)
+	call := tcpPacket(out, memberAddr, 40000, server, 443)
+	tracker := guard()
+	play(t, tracker, []step{
+		{"served", syn, allowed, byRule, in, 1},
+		{"called", call, allowed, byRule, out, 2},
+	})
+
+	// The policy now denies what was served, and allows what was called.
+	p := guarded()
+	p.Perimeters[0].Profiles[0].AccessRules = p.Perimeters[0].Profiles[0].AccessRules[1:]
+	tracker.Replace(evaluator(p))
+	play(t, tracker, []step{
+		{"about a flow now denied", failure(in, memberAddr, nobody, unreachable, back(syn)), denied, noRule, in, 2},
+		{"about a packet of it we received", failure(out, memberAddr, client, unreachable, syn), denied, noRule, out, 2},
+		{"about a flow still allowed", failure(in, memberAddr, nobody, unreachable, call), allowed, related, out, 2},
+		{"from one who may be called", failure(out, memberAddr, server, unreachable, back(call)), allowed, related, out, 2},
+	})
+	if d := tracker.Decide(syn); !d.Cut || d.Direction != in {
+		t.Errorf("its own packet after the error: got %+v, want a cut", d)
+	}
+	play(t, tracker, []step{
+		{"about the flow that was cut", failure(in, memberAddr, nobody, unreachable, back(syn)), denied, noRule, in, 1},
+		{"the other stays", back(call), allowed, established, out, 1},
+	})
+
+	// Whom the new policy admits with any message needs no flow.
+	p.Perimeters[0].Profiles[0].AccessRules = []policy.AccessRule{limited(rule("icmp", in, "0.0.0.0/0"), whole(policy.ProtocolICMP))}
+	tracker.Replace(evaluator(p))
+	play(t, tracker, []step{
+		{"about a flow now denied, by a rule of its own", failure(in, memberAddr, nobody, unreachable, call), allowed, byRule, in, 2},
+	})
 }
 
 // TestGenerations: a flow is judged again at its first packet after a change,
@@ -323,6 +446,80 @@ func TestGenerations(t *testing.T) {
 	play(t, tracker, []step{
 		{"ungoverned", back(syn), allowed, reference.ReasonUngoverned, in, 1},
 		{"ungoverned", query, allowed, reference.ReasonUngoverned, out, 0},
+	})
+}
+
+// TestServiceIsAdded: a flow to an unlisted port is judged as a new one once a
+// resource lists the port.
+func TestServiceIsAdded(t *testing.T) {
+	const none = reference.ReasonUngoverned
+	query := func(peer string) reference.Packet { return udpPacket(in, memberAddr, 53, peer, 40000) }
+	tracker := reference.NewTracker(evaluator(aService()))
+	play(t, tracker, []step{
+		{"from nobody", query(nobody), allowed, none, in, 1},
+		{"from a client", query(client), allowed, none, in, 2},
+		{"from another client", query("198.51.100.8"), allowed, none, in, 3},
+	})
+
+	// A change that leaves the port unlisted leaves the flows.
+	tracker.Replace(evaluator(aService(udp(54, 54))))
+	play(t, tracker, []step{
+		{"stays", back(query(client)), allowed, established, in, 3},
+	})
+
+	tracker.Replace(evaluator(aService(udp(53, 53))))
+	for _, direction := range []policy.Direction{in, out} {
+		pkt := query(nobody)
+		if direction == out {
+			pkt = back(query(nobody))
+		}
+		d := tracker.Decide(pkt)
+		// The second packet finds no flow left to cut.
+		if d.Cut != (direction == in) || d.Verdict != denied || d.Reason != noRule || d.Direction != direction || d.Resource != "db" {
+			t.Errorf("%v: got %+v, want a denial", direction, d)
+		}
+	}
+	if got := tracker.Flows(); got != 2 {
+		t.Errorf("%d flows after the cut, want 2", got)
+	}
+	play(t, tracker, []step{
+		{"admitted, begins anew", query(client), allowed, byRule, in, 2},
+		{"its answer", back(query(client)), allowed, established, in, 2},
+		{"an answer cannot begin it", back(query("198.51.100.8")), denied, noRule, out, 1},
+		{"the next query does", query("198.51.100.8"), allowed, byRule, in, 2},
+	})
+	if d := tracker.Decide(query(client)); d.Resource != "db" || d.Rule != "in" {
+		t.Errorf("the new flow is of nobody: got %+v", d)
+	}
+}
+
+// TestServiceIsRemoved: a flow to a service that the policy no longer lists is
+// of nobody from then on, and its answers still pass.
+func TestServiceIsRemoved(t *testing.T) {
+	const none = reference.ReasonUngoverned
+	query := func(peer string) reference.Packet { return udpPacket(in, memberAddr, 53, peer, 40000) }
+	tracker := reference.NewTracker(evaluator(aService(udp(53, 53))))
+	play(t, tracker, []step{
+		{"from a client", query(client), allowed, byRule, in, 1},
+		{"from another client", query("198.51.100.8"), allowed, byRule, in, 2},
+	})
+	tracker.Replace(evaluator(aService()))
+	play(t, tracker, []step{
+		{"begins anew", query(client), allowed, none, in, 2},
+		{"its answer", back(query(client)), allowed, established, in, 2},
+		{"an answer cannot begin it", back(query("198.51.100.8")), denied, noRule, out, 1},
+		{"the next query does", query("198.51.100.8"), allowed, none, in, 2},
+		{"its answer then passes", back(query("198.51.100.8")), allowed, established, in, 2},
+	})
+	if d := tracker.Decide(query(client)); d.Governed || d.Resource != "" {
+		t.Errorf("the flow still has an owner: got %+v", d)
+	}
+
+	// And when the address is nobody's at all, there is nothing to keep.
+	tracker.Replace(evaluator(&policy.Policy{}))
+	play(t, tracker, []step{
+		{"of no member", query(client), allowed, none, in, 1},
+		{"nor its answers", back(query("198.51.100.8")), allowed, none, out, 0},
 	})
 }
 

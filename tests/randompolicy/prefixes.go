@@ -126,5 +126,5 @@ func edgeOf(r *rand.Rand, p netip.Prefix) netip.Addr {
 func isMulticast(addr netip.Addr) bool {
 	return netip.MustParsePrefix("224.0.0.0/4").Contains(addr) ||
 		netip.MustParsePrefix("ff00::/8").Contains(addr) ||
-		addr == netip.MustParseAddr("255.255.255.255")
+		addr == netip.MustParseAddr("255.255.255.255") || addr == netip.IPv4Unspecified()
 }
