@@ -35,7 +35,8 @@ type Datapath struct {
 	mu          sync.Mutex // everything below, and the order of changes to the kernel's maps
 	inForce     *generation
 	attachments map[uint32]*attachment // by ifindex
-	denials     *ebpf.Map              // the table at rest, to be swapped in
+	denials     [2]*ebpf.Map           // see denialTables
+	counting    int                    // the one of them that packets count in
 	closed      bool
 }
 
@@ -214,8 +215,10 @@ func (d *Datapath) Close() error {
 	}
 	d.closed = true
 	errs := []error{d.objects.Close(), d.clock.prog.Close()}
-	if d.denials != nil {
-		errs = append(errs, d.denials.Close())
+	for _, table := range d.denials {
+		if table != nil {
+			errs = append(errs, table.Close())
+		}
 	}
 	for _, a := range d.attachments {
 		errs = append(errs, a.release())

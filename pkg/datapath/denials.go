@@ -3,67 +3,72 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/cilium/ebpf"
 
 	"github.com/perimeterd/perimeterd/pkg/policy"
 )
 
-// adoptDenials makes the table at rest, and the one packets count in if there is
-// none yet.
+// denialTables are the names of the two tables of repeated denials. Packets count
+// in one while the other is at rest. Both are pinned, so that whoever drains
+// needs no right to open maps by their number.
+var denialTables = [2]string{"denials-0", "denials-1"}
+
+// adoptDenials opens both tables, or makes them, and has packets count in one.
 func (d *Datapath) adoptDenials() error {
-	make := func() (*ebpf.Map, error) {
+	for i, name := range denialTables {
 		spec := d.inner["denials"].Copy()
+		spec.Name, spec.Pinning = name, ebpf.PinByName
 		spec.MaxEntries = d.options.Limits.Denials
-		m, err := ebpf.NewMap(spec)
-		if err != nil {
-			return nil, fmt.Errorf("make a table for %d repeated denials: %w", spec.MaxEntries, err)
+		if err := keepPinnedSize(filepath.Join(d.root, name), spec); err != nil {
+			return err
 		}
-		return m, nil
+		table, err := ebpf.NewMapWithOptions(spec, ebpf.MapOptions{PinPath: d.root})
+		if err != nil {
+			return fmt.Errorf("make a table for %d repeated denials: %w", spec.MaxEntries, err)
+		}
+		d.denials[i] = table
 	}
-	var err error
-	if d.denials, err = make(); err != nil {
-		return err
+	var current ebpf.MapID
+	err := d.objects.Denials.Lookup(uint32(0), &current)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return d.countDenialsIn(0)
 	}
-	var id ebpf.MapID
-	err = d.objects.Denials.Lookup(uint32(0), &id)
-	if err == nil {
-		return nil
-	}
-	if !errors.Is(err, ebpf.ErrKeyNotExist) {
+	if err != nil {
 		return fmt.Errorf("look up the table of repeated denials: %w", err)
 	}
-	first, err := make()
-	if err != nil {
-		return err
+	for i, table := range d.denials {
+		info, err := table.Info()
+		if err != nil {
+			return fmt.Errorf("look at the table of repeated denials: %w", err)
+		}
+		if id, ok := info.ID(); ok && id == current {
+			d.counting = i
+			return nil
+		}
 	}
-	defer first.Close()
-	if err := d.objects.Denials.Put(uint32(0), first); err != nil {
-		return fmt.Errorf("enter the table of repeated denials: %w", err)
+	return d.countDenialsIn(0) // the pin of the one that was in use is gone
+}
+
+// countDenialsIn has packets count in a table, and returns when none counts in
+// the other any more.
+func (d *Datapath) countDenialsIn(table int) error {
+	if err := d.objects.Denials.Put(uint32(0), d.denials[table]); err != nil {
+		return fmt.Errorf("swap the table of repeated denials: %w", err)
 	}
+	d.counting = table
 	return nil
 }
 
 // DrainDenials returns the denials that repeated one reported before, one event
 // for each row of them, and begins to count anew. No count is lost or told
-// twice: the table is read after the last packet has let go of it.
+// twice: a table is read after the last packet has let go of it.
 func (d *Datapath) DrainDenials() ([]Event, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var id ebpf.MapID
-	if err := d.objects.Denials.Lookup(uint32(0), &id); err != nil {
-		return nil, fmt.Errorf("look up the table of repeated denials: %w", err)
-	}
-	full, err := ebpf.NewMapFromID(id)
-	if err != nil {
-		return nil, fmt.Errorf("open the table of repeated denials: %w", err)
-	}
-	if err := d.objects.Denials.Put(uint32(0), d.denials); err != nil {
-		return nil, errors.Join(fmt.Errorf("swap the table of repeated denials: %w", err), full.Close())
-	}
-	err = d.denials.Close() // packets hold on to it now
-	d.denials = full
-	if err != nil {
+	full := d.denials[d.counting]
+	if err := d.countDenialsIn(1 - d.counting); err != nil {
 		return nil, err
 	}
 	now, err := d.clock.now()
