@@ -6,8 +6,10 @@ import "fmt"
 type Format uint8
 
 const (
-	FormatNSP  Format = iota // NSP's nested schema, see Record.AppendJSON
-	FormatFlat               // NSPAccessLogs columns, see Record.AppendFlat
+	FormatNSP    Format = iota // NSP's nested schema, see Record.AppendJSON
+	FormatFlat                 // NSPAccessLogs columns, see Record.AppendFlat
+	FormatLine                 // for the eye, see Record.AppendLine
+	FormatColour               // likewise, with terminal colours
 	formats
 )
 
@@ -18,17 +20,20 @@ func ParseFormat(name string) (Format, error) {
 			return f, nil
 		}
 	}
-	return 0, fmt.Errorf("unknown record format %q: write %s or %s", name, FormatNSP, FormatFlat)
+	return 0, fmt.Errorf("unknown record format %q: write %s, %s, %s or %s", name, FormatNSP, FormatFlat, FormatLine, FormatColour)
 }
 
 // String returns the name ParseFormat takes.
 func (f Format) String() string {
-	return [...]string{"nsp", "nsp-flat"}[f]
+	return [...]string{"nsp", "nsp-flat", "line", "line-colour"}[f]
 }
 
 func (f Format) append(dst []byte, r *Record) []byte {
-	if f == FormatFlat {
+	switch f {
+	case FormatFlat:
 		return r.AppendFlat(dst)
+	case FormatLine, FormatColour:
+		return r.AppendLine(dst, LineStyle{Colour: f == FormatColour})
 	}
 	return r.AppendJSON(dst)
 }
