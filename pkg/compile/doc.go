@@ -4,5 +4,18 @@
 //
 // It is pure Go: it never touches the kernel, the network or the clock, and the
 // same policy and facts always give the same tables. What a table means is
-// written in bpf/types.h; the order of the decision is in layers.go.
+// written in bpf/types.h.
+//
+//	compile.go    the steps, and who is a member
+//	layers.go     what decides for a member: the order of the decision
+//	links.go      linked perimeters
+//	lists.go      lists of prefixes, each numbered once
+//	sweep.go      from all prefixes to their classes and members
+//	carried.go    which members an address carries
+//	classes.go    ways to be covered by lists
+//	meanings.go   what a class means to a scope
+//	flatten.go    from what matches to one answer for each port
+//	multicast.go  one answer for several members
+//	spans.go      answers, each stored once
+//	legend.go     what the numbers stand for
 package compile

@@ -54,21 +54,21 @@ func pointRanges(p policy.Ports) []pointRange {
 	return []pointRange{of(p.Protocol)}
 }
 
-// claimsOf returns what an item claims for a peer whose best list has this rank.
-func claimsOf(it *item, rank int) []claim {
-	of := func(r pointRange, width uint32) claim {
-		return claim{from: r.from, to: r.to, layer: it.layer, rank: rank, width: width, outcome: &it.outcome}
+// appendClaims appends what an item claims for a peer whose best list has this
+// rank.
+func appendClaims(claims []claim, it *item, rank int) []claim {
+	of := func(r pointRange, width uint32) {
+		claims = append(claims, claim{from: r.from, to: r.to, layer: it.layer, rank: rank, width: width, outcome: &it.outcome})
 	}
 	if len(it.ports) == 0 {
-		return []claim{of(pointRange{0, allPoints}, allPoints)}
+		of(pointRange{0, allPoints}, allPoints)
 	}
-	var out []claim
 	for _, p := range it.ports {
 		for _, r := range pointRanges(p) {
-			out = append(out, of(r, r.to-r.from))
+			of(r, r.to-r.from)
 		}
 	}
-	return out
+	return claims
 }
 
 // segment is a range of points, up to the next segment's, with one decision:
@@ -78,79 +78,80 @@ type segment struct {
 	chain []*Outcome
 }
 
-// flatten settles which claim decides at which point. Some claim must cover
-// every point. It walks the points at which claims begin and end, the claims
-// that are open kept in order of precedence.
-func flatten(claims []claim) []segment {
-	type edge struct {
-		at    uint32
-		begin bool
-		claim int
-	}
-	edges := make([]edge, 0, 2*len(claims))
-	for i := range claims {
-		edges = append(edges, edge{claims[i].from, true, i}, edge{claims[i].to, false, i})
-	}
-	slices.SortStableFunc(edges, func(a, b edge) int { return cmp.Compare(a.at, b.at) })
+// flattener settles which claim decides at which point. It is asked often, and
+// so keeps its buffers.
+type flattener struct {
+	edges  []edge
+	open   []int
+	chains []*Outcome
+	out    []segment
+}
 
-	var open []int
-	find := func(i int) (int, bool) {
-		return slices.BinarySearchFunc(open, i, func(a, b int) int {
-			if x := claims[a].precedes(&claims[b]); x != 0 {
-				return x
-			}
-			return cmp.Compare(a, b)
-		})
+// edge is where a claim begins or ends.
+type edge struct {
+	at    uint32
+	claim int
+	begin bool
+}
+
+// flatten settles the claims, of which some must cover every point. It walks the
+// points at which claims begin and end, the claims that are open kept in order of
+// precedence. It reorders the claims; the result holds until the next call.
+func (f *flattener) flatten(claims []claim) []segment {
+	slices.SortStableFunc(claims, func(a, b claim) int { return a.precedes(&b) })
+	f.edges, f.open, f.chains, f.out = f.edges[:0], f.open[:0], f.chains[:0], f.out[:0]
+	for i := range claims {
+		f.edges = append(f.edges, edge{claims[i].from, i, true}, edge{claims[i].to, i, false})
 	}
-	var out []segment
-	for i := 0; i < len(edges); {
-		at := edges[i].at
-		for ; i < len(edges) && edges[i].at == at; i++ {
-			where, _ := find(edges[i].claim)
-			if edges[i].begin {
-				open = slices.Insert(open, where, edges[i].claim)
+	slices.SortFunc(f.edges, func(a, b edge) int { return cmp.Compare(a.at, b.at) })
+
+	for i := 0; i < len(f.edges); {
+		at := f.edges[i].at
+		for ; i < len(f.edges) && f.edges[i].at == at; i++ {
+			e := f.edges[i]
+			where, _ := slices.BinarySearch(f.open, e.claim)
+			if e.begin {
+				f.open = slices.Insert(f.open, where, e.claim)
 			} else {
-				open = slices.Delete(open, where, where+1)
+				f.open = slices.Delete(f.open, where, where+1)
 			}
 		}
 		if at == allPoints {
 			break
 		}
-		chain := chainOf(claims, open)
-		if len(out) == 0 || !slices.Equal(out[len(out)-1].chain, chain) {
-			out = append(out, segment{at, chain})
+		chain := f.chain(claims)
+		if len(f.out) == 0 || !slices.Equal(f.out[len(f.out)-1].chain, chain) {
+			f.out = append(f.out, segment{at, chain})
 		}
 	}
-	return out
+	return f.out
 }
 
-// chainOf takes the claims up to the first that has no end. Where too many have
-// one, those that end last are kept: for as long as any of them counts, the
-// verdict is what it would have been.
-func chainOf(claims []claim, open []int) []*Outcome {
-	var chain []*Outcome
-	for _, i := range open {
+// chain takes the open claims up to the first that has no end.
+func (f *flattener) chain(claims []claim) []*Outcome {
+	start := len(f.chains)
+	var latest time.Time
+	for _, i := range f.open {
 		o := claims[i].outcome
-		chain = append(chain, o)
 		if o.Expires.IsZero() {
+			f.chains = append(f.chains, o)
 			break
 		}
+		if o.Expires.After(latest) { // or it never counts
+			f.chains = append(f.chains, o)
+			latest = o.Expires
+		}
 	}
-	if len(chain) > expiredMax+1 {
-		ending, last := chain[:len(chain)-1], chain[len(chain)-1]
-		ends := make([]time.Time, len(ending))
-		for i, o := range ending {
-			ends[i] = o.Expires
-		}
-		slices.SortFunc(ends, func(a, b time.Time) int { return b.Compare(a) })
-		earliest := ends[expiredMax-1]
-		kept := make([]*Outcome, 0, expiredMax+1)
-		for _, o := range ending {
-			if len(kept) < expiredMax && !o.Expires.Before(earliest) {
-				kept = append(kept, o)
-			}
-		}
-		chain = append(kept, last)
+	return boundChain(f.chains[start:len(f.chains):len(f.chains)])
+}
+
+// boundChain drops outcomes from a chain in which each ends later than the one
+// before, if the kernel would not step over all of them. It keeps the last one
+// that ends: what ends is a rule, rules only allow, and so the verdict is at
+// every instant what it would have been.
+func boundChain(chain []*Outcome) []*Outcome {
+	if drop := len(chain) - (expiredMax + 1); drop > 0 {
+		return slices.Delete(slices.Clone(chain), expiredMax-1, expiredMax-1+drop)
 	}
 	return chain
 }

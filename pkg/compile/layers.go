@@ -11,7 +11,8 @@ import (
 type layer uint8
 
 const (
-	layerFailsafe layer = iota
+	layerNotServed layer = iota // only for members that are judged together, see part
+	layerFailsafe
 	layerPrivatePath
 	layerSamePerimeter
 	layerLinkedPerimeter
@@ -34,14 +35,10 @@ type item struct {
 type scope struct {
 	direction policy.Direction
 	items     []item
-	parts     []part // of a scope that stands for several members at once; then items is empty
-}
+	asks      []ask // by list: which items name it
+	always    []int // the items of every peer
 
-// part is one member of a scope that stands for several.
-type part struct {
-	member   uint32
-	services []policy.Ports // empty = all
-	scope    uint32
+	assembly *assembly // of a scope that stands for several members at once; then items is empty
 }
 
 // standing is what a resource's association says of it.
@@ -83,14 +80,16 @@ func (b *builder) layerItems(r *policy.Resource, s standing, direction policy.Di
 		items = append(items, i)
 	}
 	for i := range b.facts.Failsafe {
-		if f := &b.facts.Failsafe[i]; f.Direction == direction {
-			it := item{layer: layerFailsafe, every: len(f.AddressPrefixes) == 0, ports: f.Ports,
-				outcome: Outcome{Reason: policy.ReasonFailsafe, Rule: f.Name}}
-			if !it.every {
-				it.lists = []listID{b.lists.ofPrefixes(f.AddressPrefixes)}
-			}
-			add(it)
+		f := &b.facts.Failsafe[i]
+		if f.Direction != direction {
+			continue
 		}
+		prefixes := f.AddressPrefixes
+		if len(prefixes) == 0 {
+			prefixes = b.everyPeer
+		}
+		add(item{layer: layerFailsafe, lists: []listID{b.lists.ofPrefixes(prefixes)}, ports: f.Ports,
+			outcome: Outcome{Reason: policy.ReasonFailsafe, Rule: f.Name}})
 	}
 	for i := range b.policy.PrivateEndpoints {
 		if e := &b.policy.PrivateEndpoints[i]; len(e.AddressPrefixes) > 0 {
@@ -99,10 +98,8 @@ func (b *builder) layerItems(r *policy.Resource, s standing, direction policy.Di
 		}
 	}
 	if s.association != nil {
-		for i := range s.perimeter.Profiles {
-			add(item{layer: layerSamePerimeter, lists: []listID{b.profileList(s.perimeter.Name, s.perimeter.Profiles[i].Name)},
-				outcome: Outcome{Reason: policy.ReasonSamePerimeter}})
-		}
+		add(item{layer: layerSamePerimeter, lists: []listID{b.perimeterList(s.perimeter.Name)},
+			outcome: Outcome{Reason: policy.ReasonSamePerimeter}})
 		for _, l := range b.linksOf(s.perimeter, s.profile.Name, direction) {
 			add(item{layer: layerLinkedPerimeter, lists: l.peers,
 				outcome: Outcome{Reason: policy.ReasonLinkedPerimeter, Rule: l.name}})
@@ -173,10 +170,10 @@ func (b *builder) selectorLists(rule *policy.AccessRule) []listID {
 		out = append(out, b.lists.ofPrefixes(rule.AddressPrefixes))
 	}
 	for _, subscription := range rule.Subscriptions {
-		out = append(out, b.lists.ofIdentity("subscription", subscription))
+		out = append(out, b.lists.ofIdentity(ofSubscription, subscription))
 	}
 	for _, tag := range rule.ServiceTags {
-		out = append(out, b.tagList(tag))
+		out = append(out, b.lists.ofPrefixes(b.policy.ServiceTags[tag]))
 	}
 	if len(rule.FullyQualifiedDomainNames) > 0 {
 		out = append(out, b.lists.ofPrefixes(prefixesOfNames(rule.FullyQualifiedDomainNames, b.facts)))
@@ -184,15 +181,19 @@ func (b *builder) selectorLists(rule *policy.AccessRule) []listID {
 	return out
 }
 
-func (b *builder) tagList(tag string) listID {
-	id, ok := b.tags[tag]
-	if !ok {
-		id = b.lists.ofPrefixes(b.policy.ServiceTags[tag])
-		b.tags[tag] = id
-	}
-	return id
+// Kinds of names that resources share.
+const (
+	ofPerimeter    = "perimeter"
+	ofProfile      = "profile"
+	ofSubscription = "subscription"
+)
+
+func (b *builder) perimeterList(perimeter string) listID {
+	return b.lists.ofIdentity(ofPerimeter, perimeter)
 }
 
 func (b *builder) profileList(perimeter, profile string) listID {
-	return b.lists.ofIdentity("profile", perimeter+"\x00"+profile)
+	return b.lists.ofIdentity(ofProfile, profileName(perimeter, profile))
 }
+
+func profileName(perimeter, profile string) string { return perimeter + "/" + profile }

@@ -71,7 +71,7 @@ func (l *Legend) PutInForce(generation uint32, previous *Legend) {
 	for i := range l.Members {
 		m := &l.Members[i]
 		if m.Perimeter != "" {
-			m.AccessRulesVersion = strconv.FormatUint(uint64(l.Profiles[m.Perimeter+"/"+m.Profile].Version), 10)
+			m.AccessRulesVersion = strconv.FormatUint(uint64(l.Profiles[profileName(m.Perimeter, m.Profile)].Version), 10)
 		}
 	}
 }
@@ -81,10 +81,8 @@ func digestRules(rules []policy.AccessRule) string {
 	h := sha256.New()
 	for i := range rules {
 		r := &rules[i]
-		fmt.Fprintf(h, "%q %d %q %q %q %v %d %q\n", r.Name, r.Direction, r.Subscriptions, r.FullyQualifiedDomainNames,
-			r.ServiceTags, r.Ports, r.Expires.UnixNano(), r.Description)
-		prefixes := digestOf(r.AddressPrefixes)
-		h.Write(prefixes[:])
+		fmt.Fprintf(h, "%q %d %x %q %q %q %v %d %q\n", r.Name, r.Direction, fingerprintOf(r.AddressPrefixes), r.Subscriptions,
+			r.FullyQualifiedDomainNames, r.ServiceTags, r.Ports, r.Expires.UnixNano(), r.Description)
 	}
 	return hex.EncodeToString(h.Sum(nil))
 }

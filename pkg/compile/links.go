@@ -21,31 +21,33 @@ type connection struct {
 	remote *policy.Perimeter
 }
 
-// connections returns a perimeter's approved links in either role.
-func (b *builder) connections(p *policy.Perimeter) []connection {
-	var out []connection
-	for i := range p.Links {
-		link := &p.Links[i]
-		remote := b.perimeters[link.RemotePerimeter]
-		for j := range remote.LinkReferences {
-			if r := &remote.LinkReferences[j]; r.RemotePerimeter == p.Name && r.Status == policy.Approved {
-				out = append(out, connection{link.Name, link.LocalInboundProfiles, r.LocalInboundProfiles, remote})
+// connect finds the approved links of all perimeters, from both sides.
+func (b *builder) connect() {
+	type ends struct{ from, to string }
+	links := map[ends][]*policy.Link{}
+	perimeters := map[string]*policy.Perimeter{}
+	for i := range b.policy.Perimeters {
+		p := &b.policy.Perimeters[i]
+		perimeters[p.Name] = p
+		for j := range p.Links {
+			between := ends{p.Name, p.Links[j].RemotePerimeter}
+			links[between] = append(links[between], &p.Links[j])
+		}
+	}
+	for i := range b.policy.Perimeters {
+		answering := &b.policy.Perimeters[i]
+		for j := range answering.LinkReferences {
+			r := &answering.LinkReferences[j]
+			if r.Status != policy.Approved {
+				continue
+			}
+			for _, l := range links[ends{r.RemotePerimeter, answering.Name}] {
+				asking := perimeters[r.RemotePerimeter]
+				b.connections[asking.Name] = append(b.connections[asking.Name], connection{l.Name, l.LocalInboundProfiles, r.LocalInboundProfiles, answering})
+				b.connections[answering.Name] = append(b.connections[answering.Name], connection{r.Name, r.LocalInboundProfiles, l.LocalInboundProfiles, asking})
 			}
 		}
 	}
-	for i := range p.LinkReferences {
-		reference := &p.LinkReferences[i]
-		if reference.Status != policy.Approved {
-			continue
-		}
-		remote := b.perimeters[reference.RemotePerimeter]
-		for j := range remote.Links {
-			if l := &remote.Links[j]; l.RemotePerimeter == p.Name {
-				out = append(out, connection{reference.Name, reference.LocalInboundProfiles, l.LocalInboundProfiles, remote})
-			}
-		}
-	}
-	return out
 }
 
 // linksOf returns who the links of a perimeter let through for a member of this
@@ -53,19 +55,25 @@ func (b *builder) connections(p *policy.Perimeter) []connection {
 // side; outbound traffic is from all.
 func (b *builder) linksOf(p *policy.Perimeter, profile string, direction policy.Direction) []linkedPeers {
 	var out []linkedPeers
-	for _, c := range b.connections(p) {
+	for _, c := range b.connections[p.Name] {
 		if direction == policy.Inbound && !listsProfile(c.own, profile) {
 			continue
 		}
-		l := linkedPeers{name: c.name}
-		for i := range c.remote.Profiles {
-			if name := c.remote.Profiles[i].Name; direction == policy.Inbound || listsProfile(c.theirs, name) {
-				l.peers = append(l.peers, b.profileList(c.remote.Name, name))
-			}
+		if peers := b.peersOf(c, direction); len(peers) > 0 {
+			out = append(out, linkedPeers{c.name, peers})
 		}
-		if len(l.peers) > 0 {
-			out = append(out, l)
-		}
+	}
+	return out
+}
+
+// peersOf returns the lists of a connection's other side.
+func (b *builder) peersOf(c connection, direction policy.Direction) []listID {
+	if direction == policy.Inbound || slices.Contains(c.theirs, "*") {
+		return []listID{b.perimeterList(c.remote.Name)}
+	}
+	var out []listID
+	for _, profile := range c.theirs {
+		out = append(out, b.profileList(c.remote.Name, profile))
 	}
 	return out
 }

@@ -2,7 +2,6 @@ package compile
 
 import (
 	"cmp"
-	"crypto/sha256"
 	"encoding/binary"
 	"net/netip"
 	"slices"
@@ -10,10 +9,23 @@ import (
 	"github.com/perimeterd/perimeterd/pkg/policy"
 )
 
-// listID numbers a prefix list: the peers that one selector means. Equal lists
-// have one number, so that members of many profiles that trust the same
-// prefixes cost the kernel these prefixes once.
+// listID numbers a prefix list, from 1: the peers that one selector means.
+// Equal lists have one number, so that members of many profiles that trust the
+// same prefixes cost the kernel these prefixes once.
 type listID uint32
+
+// Tables by family are indexed with these.
+const (
+	family4 = iota
+	family6
+)
+
+func familyOf(a netip.Addr) int {
+	if a.Is4() {
+		return family4
+	}
+	return family6
+}
 
 // block is a prefix as sorting and nesting see it: the address left-aligned in
 // 128 bits. Blocks of the two families are never mixed.
@@ -34,6 +46,17 @@ func blockOf(p netip.Prefix) block {
 		low:  binary.BigEndian.Uint64(sixteen[8:]),
 		bits: uint8(p.Bits()),
 	}
+}
+
+// prefix is the block as a prefix of a family.
+func (b block) prefix(family int) netip.Prefix {
+	var sixteen [16]byte
+	binary.BigEndian.PutUint64(sixteen[:8], b.high)
+	binary.BigEndian.PutUint64(sixteen[8:], b.low)
+	if family == family4 {
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte(sixteen[:4])), int(b.bits))
+	}
+	return netip.PrefixFrom(netip.AddrFrom16(sixteen), int(b.bits))
 }
 
 // contains reports whether other is b or inside it.
@@ -59,46 +82,96 @@ func compareBlocks(a, b block) int {
 	return cmp.Compare(a.bits, b.bits)
 }
 
+// comparePrefixes orders by family, then as compareBlocks.
+func comparePrefixes(a, b netip.Prefix) int {
+	if c := cmp.Compare(a.Addr().BitLen(), b.Addr().BitLen()); c != 0 {
+		return c
+	}
+	return compareBlocks(blockOf(a), blockOf(b))
+}
+
 // mark says that a list, or a resource, has a prefix.
 type mark struct {
 	block
-	list     listID
-	resource int // index into Policy.Resources; -1 = this is of a list
-	prefix   netip.Prefix
+	owner uint32 // a listID, or ofResource with an index into Policy.Resources
 }
 
-// lists collects every prefix list of the policy.
+const ofResource = 1 << 31
+
+func compareMarks(a, b mark) int {
+	if c := compareBlocks(a.block, b.block); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.owner, b.owner)
+}
+
+// lists numbers every prefix list of the policy and collects the prefixes.
 type lists struct {
-	byContent map[[sha256.Size]byte]listID
+	bySlice   map[sliceKey]listID
+	byContent map[uint64][]knownList // by fingerprint
 	byName    map[string]listID
 	next      listID
-	marks4    []mark
-	marks6    []mark
+	marks     [2][]mark // by family
+}
+
+// sliceKey tells a slice of the policy, which nobody changes, from any other.
+type sliceKey struct {
+	first *netip.Prefix
+	count int
+}
+
+type knownList struct {
+	prefixes []netip.Prefix
+	id       listID
 }
 
 func newLists() *lists {
-	return &lists{byContent: map[[sha256.Size]byte]listID{}, byName: map[string]listID{}}
+	return &lists{bySlice: map[sliceKey]listID{}, byContent: map[uint64][]knownList{}, byName: map[string]listID{}}
 }
 
-// ofPrefixes returns the list of exactly these prefixes.
+// ofPrefixes returns the list of exactly these prefixes, in whatever order. The
+// slice must not change afterwards.
 func (l *lists) ofPrefixes(prefixes []netip.Prefix) listID {
-	digest := digestOf(prefixes)
-	if id, ok := l.byContent[digest]; ok {
-		return id
+	// Rules are asked about once for each scope they are part of.
+	var key sliceKey
+	if len(prefixes) > 0 {
+		key = sliceKey{&prefixes[0], len(prefixes)}
+	}
+	id, ok := l.bySlice[key]
+	if !ok {
+		id = l.byPrefixes(prefixes)
+		l.bySlice[key] = id
+	}
+	return id
+}
+
+func (l *lists) byPrefixes(prefixes []netip.Prefix) listID {
+	fingerprint := fingerprintOf(prefixes)
+	for _, known := range l.byContent[fingerprint] {
+		if sameSet(known.prefixes, prefixes) {
+			return known.id
+		}
 	}
 	id := l.allocate()
-	l.byContent[digest] = id
+	l.byContent[fingerprint] = append(l.byContent[fingerprint], knownList{prefixes, id})
+	var count [2]int
 	for _, p := range prefixes {
-		l.add(mark{block: blockOf(p), list: id, resource: -1, prefix: p})
+		count[familyOf(p.Addr())]++
+	}
+	for family, n := range count {
+		l.marks[family] = slices.Grow(l.marks[family], n)
+	}
+	for _, p := range prefixes {
+		l.add(p, uint32(id))
 	}
 	return id
 }
 
 // ofIdentity returns the list of the resources that share a name: a
-// subscription, or a profile of a perimeter. Its prefixes are not entered here:
-// which resource an address carries depends on the others around it.
+// subscription, a perimeter, or a profile of one. Its prefixes are not entered
+// here: which resource an address carries depends on the others around it.
 func (l *lists) ofIdentity(kind, name string) listID {
-	key := kind + "\x00" + name
+	key := identityKey(kind, name)
 	id, ok := l.byName[key]
 	if !ok {
 		id = l.allocate()
@@ -107,6 +180,14 @@ func (l *lists) ofIdentity(kind, name string) listID {
 	return id
 }
 
+// knownIdentity is ofIdentity for a list that somebody asked for before.
+func (l *lists) knownIdentity(kind, name string) (listID, bool) {
+	id, ok := l.byName[identityKey(kind, name)]
+	return id, ok
+}
+
+func identityKey(kind, name string) string { return kind + "\x00" + name }
+
 func (l *lists) allocate() listID {
 	l.next++
 	return l.next
@@ -114,39 +195,44 @@ func (l *lists) allocate() listID {
 
 // addResource enters a prefix of a resource.
 func (l *lists) addResource(resource int, p netip.Prefix) {
-	l.add(mark{block: blockOf(p), resource: resource, prefix: p})
+	l.add(p, ofResource|uint32(resource))
 }
 
-func (l *lists) add(m mark) {
-	if m.prefix.Addr().Is4() {
-		l.marks4 = append(l.marks4, m)
-	} else {
-		l.marks6 = append(l.marks6, m)
-	}
+func (l *lists) add(p netip.Prefix, owner uint32) {
+	family := familyOf(p.Addr())
+	l.marks[family] = append(l.marks[family], mark{blockOf(p), owner})
 }
 
-// digestOf identifies a set of prefixes, whatever their order.
-func digestOf(prefixes []netip.Prefix) [sha256.Size]byte {
-	sorted := prefixes
-	order := func(a, b netip.Prefix) int {
-		if c := cmp.Compare(a.Addr().BitLen(), b.Addr().BitLen()); c != 0 {
-			return c
-		}
-		return compareBlocks(blockOf(a), blockOf(b))
+// fingerprintOf is equal for equal sets of prefixes, whatever their order, and
+// hardly ever for others. It is the same in every process.
+func fingerprintOf(prefixes []netip.Prefix) uint64 {
+	sum := uint64(len(prefixes))
+	for _, p := range prefixes {
+		b := blockOf(p)
+		h := scramble(b.high)
+		h = scramble(h ^ b.low)
+		sum += scramble(h ^ uint64(b.bits)<<1 ^ uint64(familyOf(p.Addr())))
 	}
-	if !slices.IsSortedFunc(sorted, order) {
-		sorted = slices.SortedFunc(slices.Values(prefixes), order)
+	return sum
+}
+
+// scramble is the finalizer of SplitMix64: every bit of x moves every bit of the
+// result.
+func scramble(x uint64) uint64 {
+	x += 0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+// sameSet reports whether two lists hold the same prefixes in any order.
+func sameSet(a, b []netip.Prefix) bool {
+	if len(a) != len(b) {
+		return false
 	}
-	h := sha256.New()
-	var buf [18]byte
-	for _, p := range sorted {
-		sixteen := p.Addr().As16()
-		copy(buf[:], sixteen[:])
-		buf[16] = uint8(p.Bits())
-		buf[17] = uint8(p.Addr().BitLen())
-		h.Write(buf[:])
-	}
-	return [sha256.Size]byte(h.Sum(nil))
+	return slices.Equal(a, b) || slices.Equal(
+		slices.SortedFunc(slices.Values(a), comparePrefixes),
+		slices.SortedFunc(slices.Values(b), comparePrefixes))
 }
 
 // prefixesOfNames returns the addresses of fully qualified domain names, as

@@ -51,11 +51,14 @@ func newOutcomeTable() *outcomeTable {
 }
 
 // chain numbers the first of outcomes that follow each other as they expire.
-func (t *outcomeTable) chain(chain []*Outcome, member uint32) uint32 {
+func (t *outcomeTable) chain(chain []*Outcome) uint32 {
 	var after uint32
 	for i := len(chain) - 1; i >= 0; i-- {
+		if chain[i] == notServed {
+			return 0
+		}
 		o := *chain[i]
-		o.After, o.Member = after, member
+		o.After = after
 		o.Expires = o.Expires.Round(0).UTC() // comparable
 		after = t.number(o)
 	}

@@ -1,0 +1,20 @@
+package compile
+
+import (
+	"flag"
+	"math/rand/v2"
+	"testing"
+)
+
+var seedFlag = flag.Uint64("seed", 0, "seed of random tests; 0 = choose one and print it")
+
+// Seed is that of a random test. It is printed, so that a failure can be repeated.
+func Seed(t *testing.T) uint64 {
+	t.Helper()
+	chosen := *seedFlag
+	if chosen == 0 {
+		chosen = rand.Uint64()
+	}
+	t.Logf("run again with -seed=%d", chosen)
+	return chosen
+}
