@@ -54,16 +54,18 @@ static __always_inline __u32 policy_slot(const struct control *control)
 static __always_inline struct local *policy_local(const struct control *control, const struct packet *pkt)
 {
 	__u32 slot = policy_slot(control);
-	bool multicast = pkt->end == END_TOWARDS && packet_is_multicast(pkt, &pkt->local);
+	bool group = packet_is_multicast(pkt, &pkt->local);
+	bool multicast = group && pkt->end == END_TOWARDS;
 	struct local *local = NULL;
-	void *inner;
+	void *inner = NULL;
 
 	if (pkt->family == 4) {
 		struct prefix_key4 key = {.length = 32, .address_be = pkt->local.word_be[0]};
 
 		if (multicast)
 			key.address_be = bpf_htonl(0xe0000000);
-		inner = bpf_map_lookup_elem(&locals4, &slot);
+		if (multicast || !group) /* a forged source must not find the entry of all groups */
+			inner = bpf_map_lookup_elem(&locals4, &slot);
 		if (inner)
 			local = bpf_map_lookup_elem(inner, &key.address_be);
 		if (local || multicast || !(control->flags & CONTROL_LOCAL_PREFIXES4))
@@ -78,7 +80,8 @@ static __always_inline struct local *policy_local(const struct control *control,
 			__builtin_memset(key.address_be, 0, sizeof(key.address_be));
 			key.address_be[0] = bpf_htonl(0xff000000);
 		}
-		inner = bpf_map_lookup_elem(&locals6, &slot);
+		if (multicast || !group)
+			inner = bpf_map_lookup_elem(&locals6, &slot);
 		if (inner)
 			local = bpf_map_lookup_elem(inner, &key.address_be);
 		if (local || multicast || !(control->flags & CONTROL_LOCAL_PREFIXES6))

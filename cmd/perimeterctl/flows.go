@@ -16,7 +16,8 @@ func flowsCommand() command {
 	return command{
 		name: "flows", summary: "the allowed flows in the kernel's table",
 		help: `Lists flows that were allowed and have not ended. Bytes are counted from the IP
-header on, towards and from the resource.
+header on, towards and from the resource. A flow with a generation behind its
+reason was judged under an older policy; it is judged again at its next packet.
 
 Example:
   perimeterctl flows --resource orders-db --peer 198.51.100.0/24
@@ -70,6 +71,9 @@ func (s *session) printFlows(flows *api.Flows) {
 		reason := strings.TrimSpace(string(f.Reason) + " " + f.Rule)
 		if f.WouldBe == policy.Deny.String() {
 			reason += " (would be denied)"
+		}
+		if f.Generation != flows.Generation {
+			reason += fmt.Sprintf(" (in generation %d)", f.Generation)
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", resource, end(f.Local), arrow, end(f.Peer), f.Protocol, f.State,
 			reason, size(f.BytesTowards), size(f.BytesFrom), s.when(f.Started))

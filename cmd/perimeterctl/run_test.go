@@ -173,10 +173,10 @@ func (f *fake) Rules(context.Context) (*api.Rules, error) {
 }
 
 func (f *fake) Flows(_ context.Context, filter api.FlowFilter) (*api.Flows, error) {
-	return &api.Flows{Matching: 5, Flows: []api.Flow{{
+	return &api.Flows{Generation: 7, Matching: 5, Flows: []api.Flow{{
 		Resource: "orders-db", Protocol: "tcp", Local: netip.MustParseAddrPort("10.20.0.5:5432"), Peer: netip.MustParseAddrPort("198.51.100.7:40000"),
 		Direction: "Inbound", State: "established", Reason: policy.ReasonAccessRule, Rule: "partners", WouldBe: "allow",
-		Started: noon.Add(-time.Minute), BytesTowards: 2048, BytesFrom: 17,
+		Generation: 6, Started: noon.Add(-time.Minute), BytesTowards: 2048, BytesFrom: 17,
 	}}}, nil
 }
 
@@ -324,8 +324,8 @@ resource wiki
 		t.Errorf("rules --unused:\n%s", out)
 	}
 	expect(t, exitGood, `
-RESOURCE   LOCAL              PEER                PROTOCOL  STATE        REASON                IN       OUT   STARTED
-orders-db  10.20.0.5:5432  ←  198.51.100.7:40000  tcp       established  access-rule partners  2.0 KiB  17 B  11:59:00
+RESOURCE   LOCAL              PEER                PROTOCOL  STATE        REASON                                  IN       OUT   STARTED
+orders-db  10.20.0.5:5432  ←  198.51.100.7:40000  tcp       established  access-rule partners (in generation 6)  2.0 KiB  17 B  11:59:00
 … and 4 more; see --limit
 `, "flows", socket)
 }
@@ -371,13 +371,14 @@ func TestWatch(t *testing.T) {
 		{"json", true, `"serviceResourceId":"/resources/orders-db"`},
 	} {
 		watching, interrupt := context.WithCancel(t.Context())
-		out := &syncBuffer{written: make(chan struct{}, 10)}
+		out, told := &syncBuffer{written: make(chan struct{}, 10)}, &syncBuffer{written: make(chan struct{}, 10)}
 		ended := make(chan int, 1)
 		go func() {
-			ended <- run(env{ctx: watching, stdout: out, stderr: out, colour: test.colour, now: time.Now, location: time.UTC},
+			ended <- run(env{ctx: watching, stdout: out, stderr: told, colour: test.colour, now: time.Now, location: time.UTC},
 				[]string{"watch", "--socket", path, "-o", test.output})
 		}()
 		<-subscribing.begun
+		<-told.written
 		log.Submit([]datapath.Event{{
 			Kind: datapath.Denied, Time: noon, Count: 1, Generation: 1, Member: 1, Verdict: policy.Deny, WouldBe: policy.Deny,
 			Local: netip.MustParseAddr("10.20.0.5"), LocalPort: 5432, Peer: netip.MustParseAddr("203.0.113.9"), PeerPort: 40000, Protocol: policy.ProtocolTCP,
@@ -386,6 +387,9 @@ func TestWatch(t *testing.T) {
 		interrupt()
 		if code := <-ended; code != exitGood {
 			t.Errorf("interrupted: exit code %d", code)
+		}
+		if got := told.text.String(); !strings.HasPrefix(got, "watching") {
+			t.Errorf("%+v: stderr %q", test, got)
 		}
 		if got := out.text.String(); !strings.Contains(got, test.want) || strings.Count(got, "\n") != 1 {
 			t.Errorf("%+v: got %q", test, got)

@@ -52,7 +52,9 @@ Example:
 				_, err := fmt.Fprintf(s.stdout, format, n)
 				return err
 			}
-			err = client.Watch(s.ctx, api.WatchFilter{Resource: s.resource, Denied: s.denied}, nil, show, lost)
+			// On stderr, so that a script knows from when on nothing is missed.
+			watching := func() { fmt.Fprintln(s.stderr, "watching; Ctrl-C ends it") }
+			err = client.Watch(s.ctx, api.WatchFilter{Resource: s.resource, Denied: s.denied}, watching, show, lost)
 			if errors.Is(err, io.EOF) {
 				err = errors.New("the agent ended")
 			}

@@ -61,7 +61,10 @@ func (a *Agent) Flows(ctx context.Context, f api.FlowFilter) (*api.Flows, error)
 		return ctx.Err() == nil
 	}
 	v := a.reconciler.look()
-	err := v.use(func(dp *datapath.Datapath) error { return dp.Flows(list) })
+	err := v.use(func(dp *datapath.Datapath) error {
+		out.Generation = dp.Generation()
+		return dp.Flows(list)
+	})
 	return out, err
 }
 

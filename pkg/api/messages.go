@@ -115,8 +115,11 @@ type Flow struct {
 
 // Flows are the flows that a filter lets through.
 type Flows struct {
-	Matching int    `json:"matching"` // more than listed where a limit cut
-	Flows    []Flow `json:"flows"`
+	// Generation is the one in force. A flow of an older one is judged again at
+	// its next packet.
+	Generation uint32 `json:"generation"`
+	Matching   int    `json:"matching"` // more than listed where a limit cut
+	Flows      []Flow `json:"flows"`
 }
 
 // WatchFilter says which records to show.

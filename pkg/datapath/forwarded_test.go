@@ -2,10 +2,12 @@ package datapath
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/perimeterd/perimeterd/pkg/policy"
 	"github.com/perimeterd/perimeterd/tests/packet"
@@ -26,6 +28,9 @@ func (r *rig) forwarded(t *testing.T, p packet.Packet, towards bool, arrived, if
 		v, err = verdictOf(program.Run(&ebpf.RunOptions{Data: p.Frame(), Context: skbContext{IngressIfindex: arrived, Ifindex: ifindex}}))
 		return err
 	})
+	if errors.Is(err, unix.EINVAL) {
+		t.Skip("this kernel cannot be told where a test packet came in: needs one later than 5.10")
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

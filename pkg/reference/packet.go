@@ -28,8 +28,8 @@ type Packet struct {
 
 	// Quoted is the packet an ICMP error quotes, seen from the same member:
 	// Quoted.Local is the quoted source in a packet towards the member, the
-	// quoted destination in a packet from it. Nil when there is none, or when
-	// too little of it is left to read.
+	// quoted destination in a packet from it. Its interface is taken to be the
+	// error's. Nil when there is none, or when too little of it is left to read.
 	Quoted *Packet
 
 	// Unjudgeable is the parser's reason when the packet could not be
@@ -106,7 +106,12 @@ func (p Packet) isICMPError() bool {
 	return false
 }
 
+// opensTCP reports the packet that opens a connection.
+func (p Packet) opensTCP() bool {
+	return p.Protocol == policy.ProtocolTCP && p.TCPFlags&(SYN|ACK) == SYN
+}
+
 // isMidStream reports a TCP packet that does not open a connection.
 func (p Packet) isMidStream() bool {
-	return p.Protocol == policy.ProtocolTCP && p.TCPFlags&(SYN|ACK) != SYN
+	return p.Protocol == policy.ProtocolTCP && !p.opensTCP()
 }

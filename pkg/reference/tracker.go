@@ -7,9 +7,9 @@ import (
 )
 
 // Tracker decides packets with the memory of those before them. It is not safe
-// for use by several goroutines. Flows have no timeouts and no states: they
-// last until Forget or Flush, or until a changed policy denies them, or makes
-// nobody's what was a member's or the reverse.
+// for use by several goroutines. Flows have no timeouts: they last until Forget
+// or Flush, until a connection that is over begins anew, or until a changed
+// policy denies them, or makes nobody's what was a member's or the reverse.
 type Tracker struct {
 	evaluator *Evaluator
 	flows     map[flowKey]flow
@@ -23,11 +23,33 @@ type flowKey struct {
 	protocol            uint8
 }
 
-// flow is what is remembered of a flow: the decision that let it in, and the
-// generation that took it.
+// flow is what is remembered of a flow: the decision that let it in, the
+// generation that took it, and what its packets said since then of its end.
 type flow struct {
 	opened    Decision
 	evaluator *Evaluator
+
+	reset                 bool
+	finByPeer, finByLocal bool
+}
+
+// over reports a connection after which a SYN begins a new one.
+func (f flow) over() bool { return f.reset || f.finByPeer && f.finByLocal }
+
+// note remembers what a packet of the flow says of its end.
+func (f *flow) note(pkt Packet) {
+	if pkt.Protocol != policy.ProtocolTCP {
+		return
+	}
+	fin := pkt.TCPFlags&FIN != 0
+	switch {
+	case pkt.TCPFlags&RST != 0:
+		f.reset = true
+	case pkt.Towards:
+		f.finByPeer = f.finByPeer || fin
+	default:
+		f.finByLocal = f.finByLocal || fin
+	}
 }
 
 // NewTracker starts without flows.
@@ -55,7 +77,9 @@ func (t *Tracker) Decide(pkt Packet) Decision {
 	}
 	key := keyOf(pkt)
 	if f, ok := t.flows[key]; ok {
-		if d, ok := t.decideTracked(key, f, pkt); ok {
+		if pkt.opensTCP() && f.over() {
+			delete(t.flows, key)
+		} else if d, ok := t.decideTracked(key, f, pkt); ok {
 			return d
 		}
 	}
@@ -66,7 +90,7 @@ func (t *Tracker) Decide(pkt Packet) Decision {
 	}
 	d := t.open(pkt)
 	if t.makesFlow(d, pkt) {
-		t.flows[key] = flow{d, t.evaluator}
+		t.flows[key] = flow{opened: d, evaluator: t.evaluator}
 	}
 	return d
 }
@@ -85,24 +109,24 @@ func (t *Tracker) makesFlow(d Decision, pkt Packet) bool {
 // another generation took the flow, it is judged again as it was opened. False:
 // the flow is over, and the packet is as if it had never been.
 func (t *Tracker) decideTracked(key flowKey, f flow, pkt Packet) (Decision, bool) {
-	if f.evaluator == t.evaluator {
-		return f.pass(ReasonEstablished), true
+	if f.evaluator != t.evaluator {
+		d := t.evaluator.Judge(f.opened.Direction, pkt)
+		if d.Verdict == policy.Deny {
+			delete(t.flows, key)
+			d.Cut = true
+			return d, true
+		}
+		stays := d.Governed && f.opened.Governed
+		if !f.opened.Governed {
+			stays = !d.Governed && t.evaluator.unlisted(f.opened.Direction, pkt)
+		}
+		if !stays {
+			delete(t.flows, key)
+			return d, false
+		}
+		f.opened, f.evaluator = d, t.evaluator
 	}
-	d := t.evaluator.Judge(f.opened.Direction, pkt)
-	if d.Verdict == policy.Deny {
-		delete(t.flows, key)
-		d.Cut = true
-		return d, true
-	}
-	stays := d.Governed && f.opened.Governed
-	if !f.opened.Governed {
-		stays = !d.Governed && t.evaluator.unlisted(f.opened.Direction, pkt)
-	}
-	if !stays {
-		delete(t.flows, key)
-		return d, false
-	}
-	f = flow{d, t.evaluator}
+	f.note(pkt)
 	t.flows[key] = f
 	return f.pass(ReasonEstablished), true
 }
@@ -122,8 +146,12 @@ func (t *Tracker) decideRelated(pkt Packet) (Decision, bool) {
 	if !ok || !reachesSender {
 		return Decision{}, false
 	}
-	if f.evaluator != t.evaluator && t.evaluator.Judge(f.opened.Direction, *quoted).Verdict == policy.Deny {
-		return Decision{}, false
+	if f.evaluator != t.evaluator {
+		crossing := *quoted
+		crossing.Interface = pkt.Interface
+		if t.evaluator.Judge(f.opened.Direction, crossing).Verdict == policy.Deny {
+			return Decision{}, false
+		}
 	}
 	return f.pass(ReasonRelated), true
 }

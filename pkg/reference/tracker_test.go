@@ -2,6 +2,7 @@ package reference_test
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/perimeterd/perimeterd/pkg/policy"
@@ -77,6 +78,60 @@ func TestConnection(t *testing.T) {
 		{"its answer", back(call), allowed, established, out, 3},
 		{"udp with the same ports", udpPacket(in, memberAddr, 443, client, 40000), denied, noRule, in, 3},
 	})
+}
+
+// TestConnectionEnds: a SYN on the ports of a connection that is over begins a
+// new one, which is judged by who sends it; what else comes late still belongs to
+// the old one.
+func TestConnectionEnds(t *testing.T) {
+	const fin, ack, rst = reference.FIN, reference.ACK, reference.RST
+	p := guarded()
+	rules := p.Perimeters[0].Profiles[0].AccessRules
+	rules[0].Ports, rules[1].Ports = nil, []policy.Ports{tcp(80, 80)} // a SYN from the member is denied
+	syn := tcpPacket(in, memberAddr, 443, client, 40000)
+	turned := tcpPacket(out, memberAddr, 443, client, 40000)
+	opening := []step{
+		{"opens", syn, allowed, byRule, in, 1},
+		{"answer", back(syn), allowed, established, in, 1},
+		{"a SYN meanwhile", turned, allowed, established, in, 1},
+	}
+	over := []step{
+		{"late data", flags(syn, ack), allowed, established, in, 1},
+		{"late answer", flags(turned, ack), allowed, established, in, 1},
+		{"an answered SYN", flags(turned, reference.SYN|ack), allowed, established, in, 1},
+	}
+	for _, test := range []struct {
+		name string
+		ends []step
+		over bool
+	}{
+		{"reset by the peer", []step{{"reset", flags(syn, rst), allowed, established, in, 1}}, true},
+		{"reset by the member", []step{{"reset", flags(turned, rst|ack), allowed, established, in, 1}}, true},
+		{"ended by both", []step{
+			{"one FIN", flags(syn, fin|ack), allowed, established, in, 1},
+			{"the other", flags(turned, fin|ack), allowed, established, in, 1},
+		}, true},
+		{"ended by one", []step{
+			{"one FIN", flags(syn, fin|ack), allowed, established, in, 1},
+			{"once more", flags(syn, fin|ack), allowed, established, in, 1},
+		}, false},
+		{"not ended", nil, false},
+	} {
+		tracker := reference.NewTracker(evaluator(p))
+		play(t, tracker, slices.Concat(opening, test.ends, over))
+		last := step{test.name + ", then the member's SYN", turned, denied, noRule, out, 0}
+		if !test.over {
+			last = step{test.name + ", then the member's SYN", turned, allowed, established, in, 1}
+		}
+		play(t, tracker, []step{last})
+	}
+
+	tracker := reference.NewTracker(evaluator(p))
+	play(t, tracker, append(opening, []step{
+		{"reset", flags(syn, rst), allowed, established, in, 1},
+		{"opens again", syn, allowed, byRule, in, 1},
+		{"is not over", turned, allowed, established, in, 1},
+	}...))
 }
 
 func TestDatagrams(t *testing.T) {
@@ -200,7 +255,12 @@ func TestMidStreamUnlisted(t *testing.T) {
 		// Nobody knows who opened it, so it makes no flow; but both halves pass.
 		{"an older connection", older, allowed, none, in, 1},
 		{"its answer", back(older), allowed, none, in, 1},
-		{"an older connection to the service", flags(tcpPacket(in, memberAddr, 443, nobody, 40001), ack), denied, noRule, in, 1},
+		// The higher port is likelier the caller's: what it may not call does not
+		// pass as somebody's older connection.
+		{"an older call", flags(tcpPacket(out, memberAddr, 40002, nobody, 22), ack), denied, noRule, out, 1},
+		{"its answer", flags(tcpPacket(in, memberAddr, 40002, nobody, 22), ack), denied, noRule, out, 1},
+		{"an older call that is allowed", flags(tcpPacket(out, memberAddr, 40002, server, 443), ack), allowed, byRule, out, 2},
+		{"an older connection to the service", flags(tcpPacket(in, memberAddr, 443, nobody, 40001), ack), denied, noRule, in, 2},
 	})
 }
 
@@ -386,6 +446,19 @@ func TestICMPErrorsAfterAChange(t *testing.T) {
 	play(t, tracker, []step{
 		{"about the flow that was cut", failure(in, memberAddr, nobody, unreachable, back(syn)), denied, noRule, in, 1},
 		{"the other stays", back(call), allowed, established, out, 1},
+	})
+
+	// Over a private path all may pass; that is asked where the error crosses.
+	p.PrivateEndpoints = []policy.PrivateEndpoint{{Name: "wg", Interfaces: []string{"wg0"}}}
+	p.Perimeters[0].Profiles[0].AccessRules = nil
+	tracker.Replace(evaluator(p))
+	quoted := call
+	quoted.Interface = "wg0"
+	onWg0 := failure(in, memberAddr, nobody, unreachable, call)
+	onWg0.Interface = "wg0"
+	play(t, tracker, []step{
+		{"quotes a packet that took another way", failure(in, memberAddr, nobody, unreachable, quoted), denied, noRule, in, 1},
+		{"comes over the private path", onWg0, allowed, related, out, 1},
 	})
 
 	// Whom the new policy admits with any message needs no flow.
