@@ -95,7 +95,11 @@ func (c *town) enforce(t *testing.T, d *Datapath) AttachState {
 func (c *town) expect(t *testing.T, from *world.Host, port string, want traffic.Outcome) {
 	t.Helper()
 	for _, address := range []string{member4 + ":" + port, "[" + member6 + "]:" + port} {
-		got := traffic.Try(context.Background(), from, "tcp", address, 400*time.Millisecond)
+		patience := 400 * time.Millisecond
+		if want == traffic.Connected {
+			patience = 10 * time.Second // of a machine that is busy
+		}
+		got := traffic.Try(context.Background(), from, "tcp", address, patience)
 		if got.Outcome != want {
 			t.Errorf("%s to %s: %v (%v), want %v", from.Name, address, got.Outcome, got.Err, want)
 		}
