@@ -128,6 +128,20 @@ struct {
 	});
 } scope_classes SEC(".maps");
 
+/* By class: the wider class whose meaning counts where it has none, or CLASS_NONE. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, GENERATION_SLOTS);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_ARRAY);
+		__uint(max_entries, AGENT_SIZES_IT);
+		__uint(map_flags, BPF_F_INNER_MAP);
+		__type(key, __u32);
+		__type(value, __u32);
+	});
+} class_parents SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, GENERATION_SLOTS);

@@ -153,6 +153,39 @@ __noinline __u64 policy_span(__u32 slot, __u32 first, __u32 count, __u32 point)
 	return span ? span->value : SPAN_MISSING;
 }
 
+#define MEANING_NONE (1ULL << 63)
+
+/*
+ * What a class of peers means to a scope, as a span list packed into 64 bits
+ * (first, then count << 32), or MEANING_NONE. Where nothing is written down for
+ * the class, what is for the nearest wider class counts. A global function, like
+ * policy_span.
+ */
+__noinline __u64 policy_meaning(__u32 slot, __u32 scope, __u32 class)
+{
+	struct scope_class key = {.scope = scope, .class = class};
+	void *meanings = bpf_map_lookup_elem(&scope_classes, &slot);
+	void *parents = bpf_map_lookup_elem(&class_parents, &slot);
+
+	if (!meanings || !parents)
+		return MEANING_NONE;
+	for (int i = 0; i <= PARENTS_MAX; i++) {
+		struct span_list *meaning;
+		__u32 *parent;
+
+		if (key.class == CLASS_NONE)
+			break;
+		meaning = bpf_map_lookup_elem(meanings, &key);
+		if (meaning)
+			return meaning->first | (__u64)meaning->count << 32;
+		parent = bpf_map_lookup_elem(parents, &key.class);
+		if (!parent)
+			break;
+		key.class = *parent;
+	}
+	return MEANING_NONE;
+}
+
 static __always_inline __u32 policy_point(const struct packet *pkt, __u16 port)
 {
 	/* ICMP keys are not ports. */
@@ -196,8 +229,7 @@ static __noinline void policy_judge(const struct control *control, const struct 
 	struct outcome *outcome;
 	struct member *member;
 	struct local *local;
-	struct scope_class key;
-	__u32 private_path;
+	__u32 private_path, class;
 	__u64 found;
 	void *inner;
 
@@ -237,16 +269,12 @@ static __noinline void policy_judge(const struct control *control, const struct 
 		goto incomplete;
 
 	list = pkt->family == 4 ? member->otherwise4[direction] : member->otherwise6[direction];
-	key.scope = member->scope[direction];
-	key.class = policy_class(slot, pkt);
-	if (key.class != CLASS_NONE) {
-		struct span_list *meaning = NULL;
+	class = policy_class(slot, pkt);
+	if (class != CLASS_NONE) {
+		__u64 meaning = policy_meaning(slot, member->scope[direction], class);
 
-		inner = bpf_map_lookup_elem(&scope_classes, &slot);
-		if (inner)
-			meaning = bpf_map_lookup_elem(inner, &key);
-		if (meaning)
-			list = *meaning;
+		if (meaning != MEANING_NONE)
+			list = (struct span_list){.first = (__u32)meaning, .count = meaning >> 32};
 	}
 	found = policy_span(slot, list.first, list.count, policy_point(pkt, port));
 	if (found == SPAN_MISSING)

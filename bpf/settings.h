@@ -39,6 +39,9 @@ volatile const struct load_settings settings;
 #define IPV6_HEADERS_MAX 8
 #define HEADER_BYTES_MAX 512
 
+/* How many wider classes are asked when one means nothing of its own to a scope. */
+#define PARENTS_MAX 8
+
 /* How many expired rules in a row are stepped over for one packet. */
 #define EXPIRED_MAX 16
 

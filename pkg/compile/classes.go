@@ -17,7 +17,18 @@ type class struct {
 	ranking ranking  // inside the root
 	root    int      // index into classes.roots
 	hidden  []listID // of the root, which do not count here; sorted
+
+	// parent is the class of the next wider prefix around it, where the class was
+	// first met, and has a lower number; 0 = the root. To most scopes a class
+	// means what its parent means, so only what differs is written down. depth is
+	// how many parents there are up to the root.
+	parent uint32
+	depth  int
 }
+
+// parentsMax bounds how many parents the kernel looks through for one packet
+// (PARENTS_MAX, bpf/settings.h). A class further inside has the root for parent.
+const parentsMax = 8
 
 // classes numbers classes by what they mean, so that addresses that the same
 // lists cover share one, wherever they are. Number 0 is set aside: in each
@@ -66,7 +77,7 @@ func (c *classes) within(root int, outer uint32, own, hidden []listID) uint32 {
 		return id
 	}
 	memo := string(c.key)
-	id := c.number(c.nest(root, outer, own, hidden))
+	id := c.number(c.nest(root, outer, own, hidden), outer)
 	c.nested[memo] = id
 	return id
 }
@@ -96,7 +107,7 @@ func (c *classes) nest(root int, outer uint32, own, hidden []listID) class {
 	return inside
 }
 
-func (c *classes) number(cl class) uint32 {
+func (c *classes) number(cl class, outer uint32) uint32 {
 	if len(cl.ranking)+len(cl.hidden) == 0 {
 		return 0
 	}
@@ -108,6 +119,9 @@ func (c *classes) number(cl class) uint32 {
 	id, ok := c.ids[string(c.key)]
 	if !ok {
 		id = uint32(len(c.all))
+		if depth := c.all[outer].depth + 1; outer != 0 && depth <= parentsMax {
+			cl.parent, cl.depth = outer, depth
+		}
 		c.all = append(c.all, cl)
 		c.ids[string(c.key)] = id
 	}

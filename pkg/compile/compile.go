@@ -50,6 +50,9 @@ func Compile(p *policy.Policy, facts *policy.Facts) (*Tables, *Legend, error) {
 	if err := b.addMeanings(); err != nil {
 		return nil, nil, err
 	}
+	for i := range b.classes.all {
+		b.tables.Parents = append(b.tables.Parents, b.classes.all[i].parent)
+	}
 	b.finish()
 	return b.tables, b.legend, nil
 }

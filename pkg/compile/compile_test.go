@@ -255,13 +255,9 @@ func TestPrefixesStayAsTheyAre(t *testing.T) {
 	}
 }
 
-// TestTooManyMeanings: a policy whose rules all nest in each other is refused
-// before it fills the memory.
-func TestTooManyMeanings(t *testing.T) {
-	if testing.Short() {
-		t.Skip("compiles eight million combinations")
-	}
-	const profiles = 3000 // each trusts 10.0.0.0/8, and a host of its own in it
+// profilesInOneWide is a policy of so many profiles that all trust 10.0.0.0/8, and
+// each a host of its own in it.
+func profilesInOneWide(profiles int) *policy.Policy {
 	p := &policy.Policy{Resources: members(profiles), Perimeters: []policy.Perimeter{{Name: "perimeter"}}}
 	perimeter := &p.Perimeters[0]
 	for i := range profiles {
@@ -270,6 +266,36 @@ func TestTooManyMeanings(t *testing.T) {
 			rule("all", "10.0.0.0/8"), {Name: "own", Direction: in, AddressPrefixes: []netip.Prefix{memberAddress(1_000_000 + i)}},
 		}})
 		perimeter.Associations = append(perimeter.Associations, associate(p.Resources[i].Name, name))
+	}
+	return p
+}
+
+// TestOwnHostsInOneWidePrefix: what a wide prefix means to everybody is not written
+// down again for each host in it that means something to one of them.
+func TestOwnHostsInOneWidePrefix(t *testing.T) {
+	const profiles = 10_000
+	tables, _ := compiled(t, profilesInOneWide(profiles), elsewhere())
+	if n := len(tables.ScopeClasses); n > 4*profiles {
+		t.Errorf("%d meanings for %d profiles", n, profiles)
+	}
+}
+
+// TestTooManyMeanings: a policy in which everybody asks about everything is refused
+// before it fills the memory.
+func TestTooManyMeanings(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles eight million combinations")
+	}
+	const profiles = 3000 // each trusts 3000 tags, of one host each
+	p := profilesInOneWide(profiles)
+	p.ServiceTags = map[string][]netip.Prefix{}
+	var tags []string
+	for i := range profiles {
+		tags = append(tags, fmt.Sprint("tag-", i))
+		p.ServiceTags[tags[i]] = []netip.Prefix{memberAddress(2_000_000 + i)}
+	}
+	for i := range p.Perimeters[0].Profiles {
+		p.Perimeters[0].Profiles[i].AccessRules[0] = policy.AccessRule{Name: "tags", Direction: in, ServiceTags: tags}
 	}
 	_, _, err := compile.Compile(p, elsewhere())
 	if err == nil || !strings.Contains(err.Error(), fmt.Sprint(compile.MeaningsMax)) {

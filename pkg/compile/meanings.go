@@ -103,18 +103,30 @@ func (b *builder) appendKnown(out known, s *scope, of peers) known {
 }
 
 // touched returns the scopes, in order, to which a class may mean something else
-// than its root: those that ask about a list that is at another place in it, or
-// hidden.
+// than its parent: those that ask about a list that is at another place in it,
+// or gone. What lies inside the parent stands in front; all else is where it was.
 func (b *builder) touched(number uint32) []uint32 {
 	cl := &b.classes.all[number]
+	parent := &b.classes.all[cl.parent]
 	out := b.touchedScopes[:0]
-	for _, group := range cl.ranking {
+	for i, group := range cl.ranking {
 		for _, l := range group {
-			out = append(out, b.askers[l]...)
+			if cl.parent == 0 || i == 0 || !parent.ranking.has(l) {
+				out = append(out, b.askers[l]...)
+			}
+		}
+	}
+	for _, group := range parent.ranking {
+		for _, l := range group {
+			if cl.parent != 0 && !cl.ranking.has(l) {
+				out = append(out, b.askers[l]...)
+			}
 		}
 	}
 	for _, l := range cl.hidden {
-		out = append(out, b.askers[l]...)
+		if _, before := slices.BinarySearch(parent.hidden, l); !before {
+			out = append(out, b.askers[l]...)
+		}
 	}
 	slices.Sort(out)
 	out = slices.Compact(out)
@@ -139,7 +151,8 @@ func (b *builder) addMeanings() error {
 				otherwise[sc][family] = b.meaning(s, peers{root: root})
 			}
 		}
-		memo := map[string]SpanList{} // the scope cannot tell all classes apart
+		memo := map[string]SpanList{}    // the scope cannot tell all classes apart
+		written := map[uint32]SpanList{} // by class
 		for _, class := range classesOf[sc] {
 			of := peers{b.classes.all[class].root, class}
 			b.known = b.appendKnown(b.known[:0], s, of)
@@ -149,7 +162,12 @@ func (b *builder) addMeanings() error {
 				meaning = b.meaning(s, of)
 				memo[string(key)] = meaning
 			}
-			if meaning != otherwise[sc][b.familyOf(of.root)] {
+			asParent, ok := b.writtenFor(written, b.classes.all[class].parent)
+			if !ok {
+				asParent = otherwise[sc][b.familyOf(of.root)]
+			}
+			if meaning != asParent {
+				written[class] = meaning
 				b.tables.ScopeClasses = append(b.tables.ScopeClasses, ScopeClass{sc, class, meaning})
 			}
 		}
@@ -164,11 +182,22 @@ func (b *builder) addMeanings() error {
 	return nil
 }
 
+// writtenFor returns what is written down for a class, or for the nearest of its
+// parents for which something is.
+func (b *builder) writtenFor(written map[uint32]SpanList, class uint32) (SpanList, bool) {
+	for ; class != 0; class = b.classes.all[class].parent {
+		if meaning, ok := written[class]; ok {
+			return meaning, true
+		}
+	}
+	return SpanList{}, false
+}
+
 // classesByScope returns, for each scope, the classes in which it finds its lists
-// in another order than in their root.
+// in another order than in their parent.
 func (b *builder) classesByScope() ([][]uint32, error) {
 	out := make([][]uint32, len(b.scopes))
-	var inClass, inRoot known
+	var inClass, inParent known
 	var differs []uint32
 	count := 0
 	for number := 1; number < len(b.classes.all); number++ {
@@ -178,8 +207,8 @@ func (b *builder) classesByScope() ([][]uint32, error) {
 		for _, sc := range b.touched(class) {
 			s := &b.scopes[sc]
 			inClass = b.appendKnown(inClass[:0], s, peers{root, class})
-			inRoot = b.appendKnown(inRoot[:0], s, peers{root: root})
-			if !slices.Equal(inClass, inRoot) {
+			inParent = b.appendKnown(inParent[:0], s, peers{root, b.classes.all[class].parent})
+			if !slices.Equal(inClass, inParent) {
 				differs = append(differs, sc)
 			}
 		}

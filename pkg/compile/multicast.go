@@ -140,9 +140,42 @@ func (a *assembly) behind(scopes []uint32) []int {
 func (b *builder) assemble(a *assembly, to peers) []segment {
 	var changed []int
 	if to.class != 0 {
-		changed = a.behind(b.touched(to.class))
+		changed = a.behind(b.touchedSinceRoot(a, to.class))
 	}
 	return b.meet(a, 0, len(a.parts), changed, to)
+}
+
+// touchedSinceRoot returns the scopes to which a class may mean something else
+// than its root: those that ask about a list of it, or about one that it hides.
+// Either the lists have few askers, or the assembly few scopes to ask.
+func (b *builder) touchedSinceRoot(a *assembly, number uint32) []uint32 {
+	cl := &b.classes.all[number]
+	groups := append([][]listID{cl.hidden}, cl.ranking...)
+	askers := 0
+	for _, group := range groups {
+		for _, l := range group {
+			askers += len(b.askers[l])
+		}
+	}
+	var out []uint32
+	if askers <= len(a.byScope) {
+		for _, group := range groups {
+			for _, l := range group {
+				out = append(out, b.askers[l]...)
+			}
+		}
+	} else {
+		for sc := range a.byScope {
+			if slices.ContainsFunc(groups, func(group []listID) bool {
+				b.known = b.scopes[sc].appendShared(b.known[:0], group)
+				return len(b.known) > 0
+			}) {
+				out = append(out, sc)
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // meet returns what the parts from first up to last say to these peers; changed

@@ -44,6 +44,15 @@ func read(t *testing.T, p *policy.Policy, facts *policy.Facts) *reader {
 // checkForm checks the order and the completeness of the tables.
 func checkForm(t *testing.T, tables *compile.Tables) {
 	t.Helper()
+	for class, parent := range tables.Parents {
+		depth := 0
+		for p := parent; p != 0; p = tables.Parents[p] {
+			depth++
+		}
+		if class > 0 && int(parent) >= class || depth > 8 {
+			t.Errorf("class %d: parent %d, and %d in all", class, parent, depth)
+		}
+	}
 	byAddress := func(a, b netip.Prefix) int {
 		if c := a.Addr().Compare(b.Addr()); c != 0 {
 			return c
@@ -180,8 +189,11 @@ func (r *reader) judge(direction policy.Direction, pkt reference.Packet, at time
 	if pkt.Peer.Is6() {
 		list = m.Otherwise6[direction]
 	}
-	if meaning, ok := r.meaning[[2]uint32{m.Scope[direction], r.class(pkt.Peer)}]; ok {
-		list = meaning
+	for class := r.class(pkt.Peer); class != 0; class = r.tables.Parents[class] {
+		if meaning, ok := r.meaning[[2]uint32{m.Scope[direction], class}]; ok {
+			list = meaning
+			break
+		}
 	}
 	outcome := r.tables.Outcomes[r.span(list, pkt.Protocol, port)]
 	for !outcome.Expires.IsZero() && !at.Before(outcome.Expires) {

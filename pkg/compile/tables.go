@@ -19,9 +19,13 @@ type Tables struct {
 	// ScopeClasses says what a class of peers means to a scope, where it means
 	// something else than Member.Otherwise. Sorted.
 	ScopeClasses []ScopeClass
-	Members      []Member // by member number; index 0 is unused
-	Spans        []Span
-	Outcomes     []Outcome // by outcome number; index 0 is unused
+	// Parents gives each class the one whose meaning counts where ScopeClasses has
+	// none of its own; 0 = Member.Otherwise does. A parent has a lower number, and
+	// no class more than 8 of them. Index 0 is unused.
+	Parents  []uint32
+	Members  []Member // by member number; index 0 is unused
+	Spans    []Span
+	Outcomes []Outcome // by outcome number; index 0 is unused
 
 	// StrictHere: a strict resource lives on this host, so what cannot even be
 	// attributed is dropped.

@@ -219,7 +219,10 @@ func (d *Datapath) buildScopeClasses(g *generation) error {
 		keys[i] = perimeterScopeClass{Scope: s.Scope, Class: s.Class}
 		values[i] = spanList(s.Meaning)
 	}
-	return table(d, g, "scope_classes", keys, values)
+	return errors.Join(
+		table(d, g, "scope_classes", keys, values),
+		array(d, g, "class_parents", g.tables.Parents),
+	)
 }
 
 func (d *Datapath) buildMembers(g *generation) error {
@@ -273,7 +276,7 @@ func (d *Datapath) outerMaps() map[string]*ebpf.Map {
 		"locals4": m.Locals4, "locals6": m.Locals6,
 		"local_prefixes4": m.LocalPrefixes4, "local_prefixes6": m.LocalPrefixes6,
 		"prefixes4": m.Prefixes4, "prefixes6": m.Prefixes6,
-		"scope_classes": m.ScopeClasses, "members": m.Members, "spans": m.Spans, "outcomes": m.Outcomes,
+		"scope_classes": m.ScopeClasses, "class_parents": m.ClassParents, "members": m.Members, "spans": m.Spans, "outcomes": m.Outcomes,
 	}
 }
 

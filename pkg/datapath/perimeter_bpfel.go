@@ -473,6 +473,7 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	perimeterMapClassParents    = "class_parents"
 	perimeterMapControlMap      = "control_map"
 	perimeterMapDecisionCounts  = "decision_counts"
 	perimeterMapDenialEvents    = "denial_events"
@@ -562,6 +563,7 @@ type perimeterProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type perimeterMapSpecs struct {
+	ClassParents   *ebpf.MapSpec `ebpf:"class_parents"`
 	ControlMap     *ebpf.MapSpec `ebpf:"control_map"`
 	DecisionCounts *ebpf.MapSpec `ebpf:"decision_counts"`
 	DenialEvents   *ebpf.MapSpec `ebpf:"denial_events"`
@@ -615,6 +617,7 @@ func (o *perimeterObjects) Close() error {
 //
 // It can be passed to loadPerimeterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type perimeterMaps struct {
+	ClassParents   *ebpf.Map `ebpf:"class_parents"`
 	ControlMap     *ebpf.Map `ebpf:"control_map"`
 	DecisionCounts *ebpf.Map `ebpf:"decision_counts"`
 	DenialEvents   *ebpf.Map `ebpf:"denial_events"`
@@ -642,6 +645,7 @@ type perimeterMaps struct {
 
 func (m *perimeterMaps) Close() error {
 	return _PerimeterClose(
+		m.ClassParents,
 		m.ControlMap,
 		m.DecisionCounts,
 		m.DenialEvents,
