@@ -110,21 +110,18 @@ func hasLinkHeader(l netlink.Link) (bool, error) {
 }
 
 // Attach has packets of an interface judged from now on, in both directions. It
-// is attached once; attaching again replaces the programs and, if need be, the
-// role. Other programs on the interface go on running.
+// is attached once; attaching again follows a change of its role or its name,
+// without a moment in which its packets are not judged. Other programs on the
+// interface go on running.
 func (d *Datapath) Attach(ifindex uint32, role Role) (AttachState, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if a := d.attachments[ifindex]; a != nil && a.state.Role == role {
-		return a.state, nil
-	} else if a != nil {
-		if err := d.detach(ifindex); err != nil {
-			return AttachState{}, err
-		}
-	}
 	dev, err := netlink.LinkByIndex(int(ifindex))
 	if err != nil {
 		return AttachState{}, fmt.Errorf("look up interface %d: %w", ifindex, err)
+	}
+	if a := d.attachments[ifindex]; a != nil {
+		return d.reattach(a, dev, role)
 	}
 	if _, err := hasLinkHeader(dev); err != nil {
 		return AttachState{}, err
@@ -150,6 +147,30 @@ func (d *Datapath) Attach(ifindex uint32, role Role) (AttachState, error) {
 		return AttachState{}, errors.Join(err, d.detach(ifindex))
 	}
 	return a.state, d.retireOlderLayouts()
+}
+
+// reattach gives an attached interface another role, or another name.
+func (d *Datapath) reattach(a *attachment, dev netlink.Link, role Role) (AttachState, error) {
+	name := dev.Attrs().Name
+	if a.state.Role == role && a.state.Name == name {
+		return a.state, nil
+	}
+	if a.state.Role != role {
+		a.state.Role = role
+		if a.state.Hook == "clsact" {
+			if err := d.attachClsact(a, dev); err != nil {
+				// It has taken both filters away: nobody may rely on them any more.
+				return AttachState{}, errors.Join(fmt.Errorf("attach to %s as %s: %w", name, role, err), d.detach(a.state.Ifindex))
+			}
+		}
+		for i, l := range a.links {
+			if err := l.Update(d.program(role, directions[i], dev)); err != nil {
+				return AttachState{}, fmt.Errorf("attach to %s as %s: %w", name, role, err)
+			}
+		}
+	}
+	a.state.Name = name
+	return a.state, d.markInterface(a, d.inForce)
 }
 
 // retireOlderLayouts detaches what an agent with another pin layout attached,

@@ -286,6 +286,54 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// TestReattach: another role, or another name, of an attached interface is followed,
+// by either hook.
+func TestReattach(t *testing.T) {
+	for name, options := range map[string]Options{"tcx": {}, "clsact": {ClsactOnly: true}} {
+		t.Run(name, func(t *testing.T) {
+			c := newTown(t)
+			d := c.open(t, options)
+			if err := c.member.Run(func() error { _, err := d.Attach(c.uplink, Workload); return err }); err != nil {
+				t.Fatal(err)
+			}
+			if state := c.enforce(t, d); state.Role != Uplink {
+				t.Errorf("still attached as %v", state.Role)
+			}
+			c.expect(t, c.partner, "5432", traffic.Connected)
+			c.expect(t, c.stranger, "5432", traffic.TimedOut)
+
+			p := memberPolicy(policy.Enforced)
+			p.PrivateEndpoints = []policy.PrivateEndpoint{{Name: "private", Interfaces: []string{"backbone"}}}
+			tables, legend := compiled(t, p, hereFacts())
+			if _, err := d.Apply(tables, legend, nil, nil); err != nil {
+				t.Fatal(err)
+			}
+			c.expect(t, c.stranger, "5432", traffic.TimedOut)
+			err := c.member.Run(func() error {
+				dev, err := netlink.LinkByIndex(int(c.uplink))
+				if err != nil {
+					return err
+				}
+				if err := netlink.LinkSetName(dev, "backbone"); err != nil {
+					return err // EBUSY before Linux 6.2: not while it is up
+				}
+				state, err := d.Attach(c.uplink, Uplink)
+				if state.Name != "backbone" {
+					t.Errorf("still called %s", state.Name)
+				}
+				return err
+			})
+			if errors.Is(err, unix.EBUSY) {
+				t.Skip("this kernel does not rename an interface that is up: needs Linux 6.2")
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.expect(t, c.stranger, "5432", traffic.Connected)
+		})
+	}
+}
+
 // TestAdoptWithDamage: pins that somebody removed, or that are of an interface
 // that is gone, neither keep the next process from starting nor from attaching.
 func TestAdoptWithDamage(t *testing.T) {
