@@ -206,7 +206,8 @@ static __always_inline bool flow_is_settled(const struct flow *flow, const struc
 
 /*
  * Moves a settled flow where nothing evicts it. If that table is full it stays
- * where it is: nothing that was allowed is cut.
+ * where it is: nothing that was allowed is cut. A packet that another CPU counts
+ * in the same moment may be missing in the copy.
  */
 static __always_inline void flow_settle(const struct packet *pkt, const struct flow *flow)
 {

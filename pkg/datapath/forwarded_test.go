@@ -158,8 +158,10 @@ func TestForwardedOnce(t *testing.T) {
 			if in < rounds || out < rounds || in > out*3/2 || out > in*3/2 {
 				t.Errorf("%d packets towards and %d from: counted twice?", in, out)
 			}
-			if passed := counters.Packets["established"].Packets; passed+1 != in+out {
-				t.Errorf("the flow has %d packets, but %d were counted", in+out, passed+1)
+			// One that comes while its flow moves to the other table may be counted
+			// in the copy that stays behind.
+			if counted := counters.Packets["established"].Packets + 1; counted < in+out || counted > in+out+2 {
+				t.Errorf("the flow has %d packets, but %d were counted", in+out, counted)
 			}
 		})
 	}
