@@ -261,8 +261,10 @@ static __noinline void flow_start(struct question *question, bool midstream)
 	question->ours = true;
 	flow.packets[pkt->end & 1] = 1;
 	flow.bytes[pkt->end & 1] = pkt->length;
-	if (flow_insert(pkt, FLOW_TABLE_OPENING, &flow) == FLOW_EXISTS)
-		return; /* another CPU entered it in the same moment and told */
+	/* Another CPU may have entered it in the same moment, and told. */
+	if (flow_insert(pkt, FLOW_TABLE_OPENING, &flow) != 0 &&
+	    (flow_find(pkt, FLOW_TABLE_OPENING) || flow_find(pkt, FLOW_TABLE_ESTABLISHED)))
+		return;
 	if (!answer->unlisted)
 		report_start(pkt, answer, &flow, question->ifindex, question->control.generation);
 }

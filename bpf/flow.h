@@ -67,10 +67,7 @@ static __always_inline struct flow *flow_find(const struct packet *pkt, enum flo
 	}
 }
 
-/* What flow_insert returns for a key that is taken: the kernel's -EEXIST. */
-#define FLOW_EXISTS -17
-
-/* Enters a flow unless the key is taken. 0, FLOW_EXISTS, or another negative errno. */
+/* Enters a flow unless the key is taken. 0, or a negative errno. */
 static __always_inline long flow_insert(const struct packet *pkt, enum flow_table table, const struct flow *flow)
 {
 	if (pkt->family == 4) {
