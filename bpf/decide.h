@@ -328,7 +328,7 @@ static __always_inline bool leave(const struct question *question, __u32 frame_l
 	const struct judgement *answer = &question->answer;
 
 	if (pkt->fragment == FRAGMENT_FIRST && (answer->reason != REASON_UNGOVERNED || answer->unlisted))
-		fragment_remember(pkt, answer->verdict, question->control.generation);
+		fragment_remember(pkt, answer->verdict);
 	if (question->ours || answer->verdict == VERDICT_DENY)
 		report_packet(answer->reason, pkt->length ? pkt->length : frame_length);
 	return answer->verdict == VERDICT_ALLOW;

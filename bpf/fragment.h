@@ -30,11 +30,10 @@ static __always_inline void fragment_key_of(const struct packet *pkt, struct fra
 }
 
 /* Remembers what became of a first fragment. */
-static __noinline void fragment_remember(const struct packet *pkt, __u32 verdict, __u32 generation)
+static __noinline void fragment_remember(const struct packet *pkt, __u32 verdict)
 {
 	struct fragment fragment = {
 		.seen = clock_jiffies(),
-		.generation = generation,
 		.verdict = verdict,
 		.header = pkt->header,
 	};

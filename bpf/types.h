@@ -189,7 +189,6 @@ struct fragment_key {
 
 struct fragment {
 	__u32 seen;		/* jiffies, low half */
-	__u32 generation;
 	__u16 header;		/* bytes, up to the end of the L4 header, a later fragment must not reach into */
 	__u8 verdict;		/* enum verdict */
 	__u8 pad;

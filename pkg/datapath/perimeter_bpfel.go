@@ -201,12 +201,11 @@ const (
 )
 
 type perimeterFragment struct {
-	_          structs.HostLayout
-	Seen       uint32
-	Generation uint32
-	Header     uint16
-	Verdict    uint8
-	Pad        uint8
+	_       structs.HostLayout
+	Seen    uint32
+	Header  uint16
+	Verdict uint8
+	Pad     uint8
 }
 
 type perimeterFragmentKey struct {
