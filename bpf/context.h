@@ -10,6 +10,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "clock.h"
 #include "packet.h"
 #include "settings.h"
 
@@ -20,12 +21,18 @@ static __always_inline __u32 context_ifindex(context *skb)
 	return skb->ifindex;
 }
 
+/* Bytes of the whole frame, of which not all need be readable. */
+static __always_inline __u32 context_length(context *skb)
+{
+	return settings.replay ? replayed.length : skb->len;
+}
+
 static __always_inline void context_frame(context *skb, struct frame *frame)
 {
 	*frame = (struct frame){
 		.data = (void *)(long)skb->data,
 		.end = (void *)(long)skb->data_end,
-		.length = skb->len,
+		.length = context_length(skb),
 		.protocol = bpf_ntohs(skb->protocol),
 		.segments = skb->gso_size != 0,
 	};

@@ -126,6 +126,16 @@ static __always_inline bool flow_is_current(const struct question *question, con
 	return outcome && !policy_expired(outcome);
 }
 
+/* Takes a flow out of its table, and tells that it ended. */
+static __noinline bool flow_end(struct question *question, struct flow *flow, __u32 table)
+{
+	question->ended = *flow;
+	if (!flow_remove(&question->packet, table))
+		return false; /* another CPU did, and told */
+	report_end(&question->packet, &question->ended);
+	return true;
+}
+
 /*
  * Does the packet belong to a flow that is allowed? True when it is answered
  * here: passed, or denied because the flow no longer is allowed.
@@ -149,13 +159,15 @@ static __always_inline bool decide_by_flow(struct question *question)
 			return false;
 	}
 	if (flow_is_idle(flow, pkt->protocol) || flow_is_reopened(flow, pkt)) {
-		question->ended = *flow;
-		if (flow_remove(pkt, table))
-			report_end(pkt, &question->ended);
+		flow_end(question, flow, table);
 		return false; /* a new flow on an old key */
 	}
 	if (!flow_is_current(question, flow) && !flow_rejudge(question, flow, table))
 		return answer->verdict == VERDICT_DENY;
+	if (flow_is_crossed(flow, pkt)) {
+		question->crossed = true;
+		return false; /* what lets the flow pass does not let this; if it is denied, the flow stays */
+	}
 
 	way = 1 << (pkt->end & 1);
 	question->ours = !question->forwarded || !(flow->arrives & way);
@@ -236,6 +248,21 @@ static __noinline bool decide_by_policy(struct question *question)
 	return midstream;
 }
 
+/* Ends the flow whose key a crossing packet, which the policy allows, takes for a new one. */
+static __noinline void flow_make_way(struct question *question)
+{
+	const struct packet *pkt = &question->packet;
+	struct flow *flow = flow_find(pkt, FLOW_TABLE_ESTABLISHED);
+	__u32 table = FLOW_TABLE_ESTABLISHED;
+
+	if (!flow) {
+		table = FLOW_TABLE_OPENING;
+		flow = flow_find(pkt, FLOW_TABLE_OPENING);
+	}
+	if (flow)
+		flow_end(question, flow, table);
+}
+
 /* Enters the flow of a packet that was allowed, and reports its start if it is of a member. */
 static __noinline void flow_start(struct question *question, bool midstream)
 {
@@ -258,7 +285,10 @@ static __noinline void flow_start(struct question *question, bool midstream)
 		.arrives = question->forwarded ? 0 : 1 << (pkt->end & 1),
 	};
 
+	if (question->crossed)
+		flow_make_way(question);
 	question->ours = true;
+	flow_begin_numbers(&flow, pkt);
 	flow.packets[pkt->end & 1] = 1;
 	flow.bytes[pkt->end & 1] = pkt->length;
 	/* Another CPU may have entered it in the same moment, and told. */

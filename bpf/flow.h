@@ -138,6 +138,86 @@ static __always_inline bool flow_is_reopened(const struct flow *flow, const stru
 	       (flow->state == FLOW_CLOSED || (flow->flags & both) == both);
 }
 
+/* How far a is ahead of b; TCP's numbers wrap around. */
+static __always_inline __s32 flow_ahead(__u32 a, __u32 b)
+{
+	return (__s32)(a - b);
+}
+
+static __always_inline bool flow_knows(const struct flow *flow, __u32 way)
+{
+	return flow->expected[way] | flow->acknowledged[way];
+}
+
+/* Takes the numbers of a flow's first packet; of no TCP packet they are 0. */
+static __always_inline void flow_begin_numbers(struct flow *flow, const struct packet *pkt)
+{
+	bool towards = pkt->end == END_TOWARDS;
+	__u32 acknowledgement = pkt->tcp_flags & TCP_ACK ? pkt->acknowledgement : 0;
+
+	flow->expected[END_TOWARDS] = towards ? pkt->sequence_end : acknowledgement;
+	flow->expected[END_FROM] = towards ? acknowledgement : pkt->sequence_end;
+	flow->acknowledged[END_TOWARDS] = towards ? pkt->sequence : acknowledgement;
+	flow->acknowledged[END_FROM] = towards ? acknowledgement : pkt->sequence;
+}
+
+/*
+ * Follows TCP's numbers. Whatever the member says is so. The peer's packets may
+ * be somebody else's, so they are believed as far as they fit what came before.
+ */
+static __always_inline void flow_follow(struct flow *flow, const struct packet *pkt)
+{
+	__u32 way = pkt->end & 1, other = way ^ 1;
+	bool trusted = pkt->end == END_FROM;
+	__s32 ahead = flow_ahead(pkt->sequence_end, flow->expected[way]);
+
+	if (trusted && pkt->tcp_flags & TCP_SYN) /* perhaps a new connection on an old key */
+		flow->expected[way] = flow->acknowledged[way] = flow->expected[other] = flow->acknowledged[other] = 0;
+	if (!flow_knows(flow, way)) {
+		flow->expected[way] = pkt->sequence_end;
+		flow->acknowledged[way] = pkt->sequence;
+	} else if (ahead > 0 && (trusted || ahead <= TCP_WINDOW_MAX)) {
+		flow->expected[way] = pkt->sequence_end;
+	}
+	if (!(pkt->tcp_flags & TCP_ACK))
+		return;
+	ahead = flow_ahead(pkt->acknowledgement, flow->expected[other]);
+	if (!flow_knows(flow, other))
+		flow->expected[other] = flow->acknowledged[other] = pkt->acknowledgement;
+	else if (ahead > 0 && !trusted)
+		return; /* of what was never sent */
+	else if (ahead > 0)
+		flow->expected[other] = pkt->acknowledgement;
+	if (flow_ahead(pkt->acknowledgement, flow->acknowledged[other]) > 0)
+		flow->acknowledged[other] = pkt->acknowledgement;
+}
+
+/*
+ * True if the receiver would take this reset for one (RFC 9293, 3.10.7.3 and
+ * RFC 5961, 3.2): others must not shorten the life of a connection that goes on.
+ */
+static __always_inline bool flow_believes_reset(const struct flow *flow, const struct packet *pkt)
+{
+	__u32 way = pkt->end & 1, other = way ^ 1;
+
+	if (!flow_knows(flow, way)) /* the first that comes back answers the opening, or is nothing */
+		return pkt->tcp_flags & TCP_ACK &&
+		       flow_ahead(pkt->acknowledgement, flow->acknowledged[other]) > 0 &&
+		       flow_ahead(pkt->acknowledgement, flow->expected[other]) <= 0;
+	return flow_ahead(pkt->sequence, flow->acknowledged[way]) >= 0 &&
+	       flow_ahead(pkt->sequence, flow->expected[way]) <= TCP_RESET_MAX;
+}
+
+/*
+ * True for a SYN of the side that did not open the flow, once it was answered.
+ * Both sides may open at the same time; after that it begins something else.
+ */
+static __always_inline bool flow_is_crossed(const struct flow *flow, const struct packet *pkt)
+{
+	return pkt->protocol == PROTOCOL_TCP && packet_opens_tcp(pkt) && pkt->end != flow->direction &&
+	       flow->state != FLOW_OPENING;
+}
+
 /* The state after this packet. Notes FINs in the flow's flags. */
 static __always_inline __u8 flow_next_state(struct flow *flow, const struct packet *pkt)
 {
@@ -148,7 +228,7 @@ static __always_inline __u8 flow_next_state(struct flow *flow, const struct pack
 	if (pkt->protocol != PROTOCOL_TCP)
 		return state == FLOW_OPENING && answer ? FLOW_ESTABLISHED : state;
 	if (pkt->tcp_flags & TCP_RST)
-		return FLOW_CLOSED;
+		return flow_believes_reset(flow, pkt) ? FLOW_CLOSED : state;
 	/*
 	 * Anybody can have a SYN answered, from an address that is not theirs, and
 	 * send an ACK that goes nowhere. Only what the member itself sends next says
@@ -166,7 +246,7 @@ static __always_inline __u8 flow_next_state(struct flow *flow, const struct pack
 }
 
 /* Counts the packet and moves the state. True if the flow closed with it. */
-static __always_inline bool flow_advance(struct flow *flow, const struct packet *pkt)
+static __noinline bool flow_advance(struct flow *flow, const struct packet *pkt)
 {
 	__u32 way = pkt->end & 1;
 	__u32 now = clock_jiffies();
@@ -177,6 +257,8 @@ static __always_inline bool flow_advance(struct flow *flow, const struct packet 
 	state = flow_next_state(flow, pkt);
 	if (state != before)
 		flow->state = state;
+	if (pkt->protocol == PROTOCOL_TCP && !(pkt->tcp_flags & TCP_RST))
+		flow_follow(flow, pkt);
 	/* What arrives after the close does not keep the entry. */
 	if (before != FLOW_CLOSED && flow->seen != now)
 		flow->seen = now;

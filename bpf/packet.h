@@ -79,6 +79,9 @@ struct packet {
 	__u32 ethertype;	/* of what is there */
 	__u32 l4_offset;
 	__u32 l4_length;	/* bytes the packet has from l4_offset on */
+	__u32 sequence;		/* TCP: of its first byte, */
+	__u32 sequence_end;	/* and of the byte after its last; SYN and FIN count as one */
+	__u32 acknowledgement;
 	__u16 fragment_offset;	/* bytes */
 	__u16 local_port;	/* host order; see struct flow_key4 for ICMP */
 	__u16 peer_port;
@@ -134,6 +137,18 @@ static __always_inline void packet_set_ports(struct packet *pkt, __u16 source, _
 {
 	pkt->local_port = pkt->end == END_TOWARDS ? destination : source;
 	pkt->peer_port = pkt->end == END_TOWARDS ? source : destination;
+}
+
+static __always_inline void packet_set_sequence(struct packet *pkt, const struct tcp_header *tcp)
+{
+	__u32 header = (tcp->offset >> 4) * 4;
+	__u32 length = forget(pkt->l4_length);
+
+	pkt->tcp_flags = tcp->flags;
+	pkt->sequence = bpf_ntohl(tcp->sequence_be);
+	pkt->acknowledgement = bpf_ntohl(tcp->acknowledgement_be);
+	pkt->sequence_end = pkt->sequence + (length > header ? length - header : 0) +
+			    (tcp->flags & TCP_SYN ? 1 : 0) + (tcp->flags & TCP_FIN ? 1 : 0);
 }
 
 /*
@@ -193,7 +208,7 @@ static __always_inline enum reason packet_parse_l4(const struct frame *frame, st
 
 		if (!tcp)
 			return REASON_TRUNCATED_L4;
-		pkt->tcp_flags = tcp->flags;
+		packet_set_sequence(pkt, tcp);
 		/* No socket takes a SYN that also ends the connection. */
 		if (tcp->flags & TCP_SYN && tcp->flags & (TCP_FIN | TCP_RST))
 			return REASON_MALFORMED_L4;

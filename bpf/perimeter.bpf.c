@@ -83,7 +83,7 @@ static __always_inline int judge_skb(context *skb, __u32 end, enum part part)
 	question->forwarded = skb->ingress_ifindex != 0 && skb->ingress_ifindex != skb->ifindex;
 	question->ours = !judged_on_arrival(skb, end);
 	decide(skb, question, question_read(skb, question, QUESTION_PACKET, part, end));
-	return leave(question, skb->len) ? TC_NEXT : TC_DROP;
+	return leave(question, context_length(skb)) ? TC_NEXT : TC_DROP;
 }
 
 SEC("tc") int towards(context *skb)
@@ -157,7 +157,7 @@ SEC("tc") int explain_from(context *skb)
  */
 SEC("tc") int read_clocks(context *skb)
 {
-	__u64 jiffies = clock_jiffies(), ns = clock_ns();
+	__u64 jiffies = bpf_jiffies64(), ns = bpf_ktime_get_boot_ns();
 
 	skb->cb[0] = (__u32)jiffies;
 	skb->cb[1] = jiffies >> 32;

@@ -31,7 +31,8 @@ struct question {
 	__u32 ifindex;
 	bool forwarded;		/* came in by another interface, perhaps under other addresses */
 	bool ours;		/* counted here, and not where it came in */
-	__u16 pad;
+	bool crossed;		/* has a flow, but is an opening of the other direction */
+	__u8 pad;
 };
 
 enum question_slot {
@@ -70,6 +71,7 @@ static __always_inline struct question *question_open(context *ctx, __u32 slot)
 	if (!question || !question_read_control(&question->control))
 		return NULL;
 	question->ifindex = context_ifindex(ctx);
+	question->crossed = false;
 	return question;
 }
 

@@ -27,12 +27,20 @@ struct load_settings {
 	__u32 fragment_timeout;
 	/* Bytes waiting in a ring at which its reader is woken. */
 	__u32 wake_at;
+	/* 1: frames are of a capture, and `replayed` says when and how long they were. */
+	__u32 replay;
 };
 
 volatile const struct load_settings settings;
 
 /* Packets of the opener after which a flow without a handshake is taken for one that goes on. */
 #define ONE_WAY_PACKETS 4
+
+/* How far ahead of all before it a TCP segment of the peer is believed: more than buffers let a sender go. */
+#define TCP_WINDOW_MAX (1 << 24)
+
+/* How far ahead a reset is believed: it may overtake data. */
+#define TCP_RESET_MAX (1 << 16)
 
 /* How far headers are walked; what is deeper cannot be judged. */
 #define VLAN_TAGS_MAX 4

@@ -156,6 +156,8 @@ struct flow {
 	__u8 category;
 	__u8 arrives;		/* 1 << way: its packets of this way are judged where they come in */
 	__u8 pad[6];
+	__u32 expected[2];	/* TCP, by way: what its next new byte is numbered; with acknowledged 0: not known */
+	__u32 acknowledged[2];	/* TCP, by way: what the other side has of it */
 };
 
 enum flow_state {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/perimeterd/perimeterd/pkg/compile"
@@ -30,7 +31,8 @@ func frameOf(pkt reference.Packet) packet.Packet {
 	}
 	switch pkt.Protocol {
 	case policy.ProtocolTCP:
-		return packet.TCP(source, destination, sourcePort, destinationPort, packet.Flags(pkt.TCPFlags))
+		return packet.TCP(source, destination, sourcePort, destinationPort, packet.Flags(pkt.TCPFlags)).
+			Sequence(pkt.Sequence, pkt.Acknowledgement)
 	case policy.ProtocolUDP:
 		return packet.UDP(source, destination, sourcePort, destinationPort)
 	case policy.ProtocolUDPLite:
@@ -102,7 +104,7 @@ func TestKernelAgreesWithReference(t *testing.T) {
 			for j := range *packetsFlag {
 				pkt := randompolicy.Packet(source, p, facts)
 				if len(earlier) > 0 && source.IntN(5) == 0 {
-					pkt = answerTo(earlier[source.IntN(len(earlier))])
+					pkt = answerTo(source, earlier[source.IntN(len(earlier))])
 				}
 				earlier = append(earlier, pkt)
 				frame := frameOf(pkt).Frame()
@@ -115,7 +117,7 @@ func TestKernelAgreesWithReference(t *testing.T) {
 						return err
 					}
 					got := named(answer, legend)
-					if (pkt.Local.IsMulticast() || pkt.Local == netip.MustParseAddr("255.255.255.255") || pkt.Local == netip.IPv4Unspecified()) && want.Reason == policy.ReasonPrivatePath {
+					if isForAll(pkt.Local, facts) && want.Reason == policy.ReasonPrivatePath {
 						// Sent to all that live here, and passes to each: whose name is told does not matter.
 						got.Resource, got.Perimeter, got.Profile, got.AccessMode = want.Resource, want.Perimeter, want.Profile, want.AccessMode
 					}
@@ -158,13 +160,14 @@ func TestKernelAgreesWithReference(t *testing.T) {
 }
 
 // answerTo is what the other end would send back.
-func answerTo(pkt reference.Packet) reference.Packet {
+func answerTo(source *rand.Rand, pkt reference.Packet) reference.Packet {
 	answer := pkt
 	answer.Towards = !pkt.Towards
 	answer.Quoted = nil
 	switch {
 	case pkt.Protocol == policy.ProtocolTCP:
-		answer.TCPFlags = reference.SYN | reference.ACK
+		answer.TCPFlags = []uint8{reference.SYN | reference.ACK, reference.ACK, reference.RST | reference.ACK, reference.SYN}[source.IntN(4)]
+		answer.Sequence, answer.Acknowledgement = pkt.Acknowledgement, pkt.Sequence+uint32(source.IntN(3))
 	case pkt.Quoted != nil:
 		return *pkt.Quoted
 	case pkt.ICMPType == 8:
@@ -211,4 +214,10 @@ func TestVocabularyIsComplete(t *testing.T) {
 			t.Errorf("the kernel has no reason %s", reason)
 		}
 	}
+}
+
+// isForAll reports an address of all that live on the host.
+func isForAll(a netip.Addr, facts policy.Facts) bool {
+	return a.IsMulticast() || a == netip.MustParseAddr("255.255.255.255") || a == netip.IPv4Unspecified() ||
+		slices.ContainsFunc(facts.Interfaces, func(i policy.Interface) bool { return slices.Contains(i.Broadcasts, a) })
 }

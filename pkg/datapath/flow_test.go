@@ -75,13 +75,38 @@ func TestFlows(t *testing.T) {
 		},
 		"TCP, refused, and tried again": {
 			in(fromPartner(1, SYN), allow, "access-rule"),
-			out(fromMember(1, RST|ACK), allow, "established"),
+			out(fromMember(1, RST|ACK).Sequence(0, 1), allow, "established"),
 			in(fromPartner(1, SYN), allow, "access-rule"),
 		},
 		"TCP, simultaneous open": {
 			in(fromPartner(1, SYN), allow, "access-rule"),
 			out(fromMember(1, SYN), allow, "established"),
 			in(fromPartner(1, SYN|ACK), allow, "established"),
+		},
+		"TCP, a reset that nobody would take for one": {
+			in(fromPartner(1, SYN).Sequence(100, 0), allow, "access-rule"),
+			out(fromMember(1, SYN|ACK).Sequence(500, 101), allow, "established"),
+			in(fromPartner(1, ACK).Sequence(101, 501), allow, "established"),
+			out(fromMember(1, ACK).Payload("12345678").Sequence(501, 101), allow, "established"),
+			in(fromPartner(1, RST).Sequence(100, 0), allow, "established"),       // had already
+			in(fromPartner(1, RST).Sequence(102+1<<16, 0), allow, "established"), // far ahead
+			out(fromMember(1, RST).Sequence(500, 0), allow, "established"),       // had already
+			in(fromPartner(1, SYN).Sequence(900, 0), allow, "established"),       // so this opens nothing
+			in(fromPartner(1, RST).Sequence(101+1<<16, 0), allow, "established"), // may have overtaken data
+			in(fromPartner(1, SYN).Sequence(900, 0), allow, "access-rule"),       // now it does
+			out(fromMember(1, RST|ACK).Sequence(0, 902), allow, "established"),   // answers another opening
+			in(fromPartner(1, SYN).Sequence(900, 0), allow, "established"),       // sent again
+			out(fromMember(1, RST|ACK).Sequence(0, 901), allow, "established"),   // refused
+			in(fromPartner(1, SYN).Sequence(900, 0), allow, "access-rule"),       // tried again
+		},
+		"TCP, a SYN the other way": {
+			in(fromPartner(1, SYN).Sequence(100, 0), allow, "access-rule"),
+			out(fromMember(1, SYN).Sequence(500, 0), allow, "established"), // at the same time
+			out(fromMember(1, SYN|ACK).Sequence(500, 101), allow, "established"),
+			in(fromPartner(1, ACK).Sequence(101, 501), allow, "established"),
+			out(fromMember(1, ACK).Sequence(501, 101), allow, "established"),
+			out(fromMember(1, SYN).Sequence(900, 0), deny, "no-access-rule"), // no longer
+			in(fromPartner(1, ACK).Sequence(101, 501), allow, "established"), // and it goes on
 		},
 		"TCP, in mid-stream: opened by the partner": {
 			out(fromMember(1, ACK), allow, "access-rule"),

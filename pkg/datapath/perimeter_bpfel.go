@@ -140,22 +140,24 @@ const (
 )
 
 type perimeterFlow struct {
-	_          structs.HostLayout
-	Packets    [2]uint64
-	Bytes      [2]uint64
-	Started    uint64
-	Seen       uint32
-	Generation uint32
-	Outcome    uint32
-	Member     uint32
-	Ifindex    uint32
-	Direction  uint8
-	State      uint8
-	Flags      uint8
-	Reason     uint8
-	Category   uint8
-	Arrives    uint8
-	Pad        [6]uint8
+	_            structs.HostLayout
+	Packets      [2]uint64
+	Bytes        [2]uint64
+	Started      uint64
+	Seen         uint32
+	Generation   uint32
+	Outcome      uint32
+	Member       uint32
+	Ifindex      uint32
+	Direction    uint8
+	State        uint8
+	Flags        uint8
+	Reason       uint8
+	Category     uint8
+	Arrives      uint8
+	Pad          [6]uint8
+	Expected     [2]uint32
+	Acknowledged [2]uint32
 }
 
 type perimeterFlowFlag uint32
@@ -243,6 +245,7 @@ type perimeterLoadSettings struct {
 	Timeouts        [4][4]uint32
 	FragmentTimeout uint32
 	WakeAt          uint32
+	Replay          uint32
 }
 
 type perimeterLocal struct {
@@ -310,26 +313,29 @@ type perimeterQuestion struct {
 			_      structs.HostLayout
 			WordBe [4]uint32
 		}
-		Length         uint32
-		FragmentId     uint32
-		L3Offset       uint32
-		Ethertype      uint32
-		L4Offset       uint32
-		L4Length       uint32
-		FragmentOffset uint16
-		LocalPort      uint16
-		PeerPort       uint16
-		Family         uint8
-		End            uint8
-		Protocol       uint8
-		TcpFlags       uint8
-		IcmpType       uint8
-		IcmpKind       uint8
-		Hops           uint8
-		Fragment       uint8
-		Header         uint16
-		FragmentStart  uint16
-		_              [2]byte
+		Length          uint32
+		FragmentId      uint32
+		L3Offset        uint32
+		Ethertype       uint32
+		L4Offset        uint32
+		L4Length        uint32
+		Sequence        uint32
+		SequenceEnd     uint32
+		Acknowledgement uint32
+		FragmentOffset  uint16
+		LocalPort       uint16
+		PeerPort        uint16
+		Family          uint8
+		End             uint8
+		Protocol        uint8
+		TcpFlags        uint8
+		IcmpType        uint8
+		IcmpKind        uint8
+		Hops            uint8
+		Fragment        uint8
+		Header          uint16
+		FragmentStart   uint16
+		_               [2]byte
 	}
 	Quoted struct {
 		_     structs.HostLayout
@@ -341,26 +347,29 @@ type perimeterQuestion struct {
 			_      structs.HostLayout
 			WordBe [4]uint32
 		}
-		Length         uint32
-		FragmentId     uint32
-		L3Offset       uint32
-		Ethertype      uint32
-		L4Offset       uint32
-		L4Length       uint32
-		FragmentOffset uint16
-		LocalPort      uint16
-		PeerPort       uint16
-		Family         uint8
-		End            uint8
-		Protocol       uint8
-		TcpFlags       uint8
-		IcmpType       uint8
-		IcmpKind       uint8
-		Hops           uint8
-		Fragment       uint8
-		Header         uint16
-		FragmentStart  uint16
-		_              [2]byte
+		Length          uint32
+		FragmentId      uint32
+		L3Offset        uint32
+		Ethertype       uint32
+		L4Offset        uint32
+		L4Length        uint32
+		Sequence        uint32
+		SequenceEnd     uint32
+		Acknowledgement uint32
+		FragmentOffset  uint16
+		LocalPort       uint16
+		PeerPort        uint16
+		Family          uint8
+		End             uint8
+		Protocol        uint8
+		TcpFlags        uint8
+		IcmpType        uint8
+		IcmpKind        uint8
+		Hops            uint8
+		Fragment        uint8
+		Header          uint16
+		FragmentStart   uint16
+		_               [2]byte
 	}
 	Answer struct {
 		_         structs.HostLayout
@@ -392,7 +401,8 @@ type perimeterQuestion struct {
 	Ifindex   uint32
 	Forwarded bool
 	Ours      bool
-	Pad       uint16
+	Crossed   bool
+	Pad       uint8
 }
 
 type perimeterReason uint32
@@ -432,6 +442,14 @@ const (
 	perimeterReasonREASON_POLICY_INCOMPLETE      perimeterReason = 31
 	perimeterReasonREASON_COUNT                  perimeterReason = 32
 )
+
+type perimeterReplayed struct {
+	_       structs.HostLayout
+	Jiffies uint64
+	Ns      uint64
+	Length  uint32
+	Pad     uint32
+}
 
 type perimeterScopeClass struct {
 	_     structs.HostLayout
@@ -503,6 +521,7 @@ const (
 	perimeterProgReadClocks     = "read_clocks"
 	perimeterProgTowards        = "towards"
 	perimeterProgTowardsL3      = "towards_l3"
+	perimeterVarReplayed        = "replayed"
 	perimeterVarSettings        = "settings"
 	perimeterVarSharedTypes     = "shared_types"
 )
@@ -592,6 +611,7 @@ type perimeterMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type perimeterVariableSpecs struct {
+	Replayed    *ebpf.VariableSpec `ebpf:"replayed"`
 	Settings    *ebpf.VariableSpec `ebpf:"settings"`
 	SharedTypes *ebpf.VariableSpec `ebpf:"shared_types"`
 }
@@ -675,6 +695,7 @@ func (m *perimeterMaps) Close() error {
 //
 // It can be passed to loadPerimeterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type perimeterVariables struct {
+	Replayed    *ebpf.Variable `ebpf:"replayed"`
 	Settings    *ebpf.Variable `ebpf:"settings"`
 	SharedTypes *ebpf.Variable `ebpf:"shared_types"`
 }

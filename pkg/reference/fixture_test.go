@@ -121,6 +121,12 @@ func flags(pkt reference.Packet, flags uint8) reference.Packet {
 	return pkt
 }
 
+// numbered is the segment with these numbers.
+func numbered(pkt reference.Packet, sequence, acknowledgement uint32) reference.Packet {
+	pkt.Sequence, pkt.Acknowledgement = sequence, acknowledgement
+	return pkt
+}
+
 // back is the packet the other way, of the same flow. A connection's answer
 // has ACK set.
 func back(pkt reference.Packet) reference.Packet {

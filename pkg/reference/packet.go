@@ -21,6 +21,9 @@ type Packet struct {
 	Protocol            uint8  // IANA number, after IPv6 extension headers
 	LocalPort, PeerPort uint16 // ignored unless policy.HasPorts(Protocol)
 	TCPFlags            uint8  // ignored unless Protocol is TCP
+	// Sequence, Acknowledgement and PayloadLength, in bytes, are of the TCP
+	// segment. Ignored unless Protocol is TCP.
+	Sequence, Acknowledgement, PayloadLength uint32
 
 	// ICMPType and EchoID are ignored unless Protocol is ICMP or ICMPv6.
 	ICMPType uint8

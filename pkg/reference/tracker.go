@@ -31,25 +31,40 @@ type flow struct {
 
 	reset                 bool
 	finByPeer, finByLocal bool
+	answered              bool    // TCP: the resource went on after it heard from its peer
+	heard                 bool    // from the peer
+	local, peer           numbers // of what the resource sends, and its peer
 }
 
 // over reports a connection after which a SYN begins a new one.
 func (f flow) over() bool { return f.reset || f.finByPeer && f.finByLocal }
 
-// note remembers what a packet of the flow says of its end.
+// note remembers what a packet of the flow says of its state.
 func (f *flow) note(pkt Packet) {
 	if pkt.Protocol != policy.ProtocolTCP {
 		return
 	}
-	fin := pkt.TCPFlags&FIN != 0
-	switch {
-	case pkt.TCPFlags&RST != 0:
-		f.reset = true
-	case pkt.Towards:
-		f.finByPeer = f.finByPeer || fin
-	default:
-		f.finByLocal = f.finByLocal || fin
+	heard := f.heard
+	f.heard = heard || pkt.Towards
+	if pkt.TCPFlags&RST != 0 {
+		f.reset = f.reset || f.isReset(pkt)
+		return
 	}
+	fin := pkt.TCPFlags&FIN != 0
+	if pkt.Towards {
+		f.finByPeer = f.finByPeer || fin
+	} else {
+		f.finByLocal = f.finByLocal || fin
+		f.answered = f.answered || heard && pkt.TCPFlags&SYN == 0
+	}
+	f.follow(pkt)
+}
+
+// crosses reports whether the packet opens a connection the other way than the
+// flow went, which is another one: both sides may open at the same time, but
+// not once the connection stands.
+func (f flow) crosses(pkt Packet) bool {
+	return pkt.opensTCP() && pkt.Direction() != f.opened.Direction && f.answered
 }
 
 // NewTracker starts without flows.
@@ -90,7 +105,9 @@ func (t *Tracker) Decide(pkt Packet) Decision {
 	}
 	d := t.open(pkt)
 	if t.makesFlow(d, pkt) {
-		t.flows[key] = flow{opened: d, evaluator: t.evaluator}
+		f := flow{opened: d, evaluator: t.evaluator}
+		f.note(pkt)
+		t.flows[key] = f
 	}
 	return d
 }
@@ -107,7 +124,8 @@ func (t *Tracker) makesFlow(d Decision, pkt Packet) bool {
 
 // decideTracked decides a packet of a flow: allowed, whichever way it goes. If
 // another generation took the flow, it is judged again as it was opened. False:
-// the flow is over, and the packet is as if it had never been.
+// the packet is none of the flow's, or the flow is over: it is as if it had
+// never been.
 func (t *Tracker) decideTracked(key flowKey, f flow, pkt Packet) (Decision, bool) {
 	if f.evaluator != t.evaluator {
 		d := t.evaluator.Judge(f.opened.Direction, pkt)
@@ -125,6 +143,10 @@ func (t *Tracker) decideTracked(key flowKey, f flow, pkt Packet) (Decision, bool
 			return d, false
 		}
 		f.opened, f.evaluator = d, t.evaluator
+	}
+	if f.crosses(pkt) {
+		t.flows[key] = f
+		return Decision{}, false // if it is denied, the flow stays
 	}
 	f.note(pkt)
 	t.flows[key] = f

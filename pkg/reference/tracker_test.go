@@ -81,57 +81,69 @@ func TestConnection(t *testing.T) {
 }
 
 // TestConnectionEnds: a SYN on the ports of a connection that is over begins a
-// new one, which is judged by who sends it; what else comes late still belongs to
-// the old one.
+// new one; what else comes late still belongs to the old one. A SYN the other way
+// is none of a connection that stands. Only a reset that its receiver would take
+// for one ends it.
 func TestConnectionEnds(t *testing.T) {
-	const fin, ack, rst = reference.FIN, reference.ACK, reference.RST
+	const fin, syn, rst, ack = reference.FIN, reference.SYN, reference.RST, reference.ACK
 	p := guarded()
 	rules := p.Perimeters[0].Profiles[0].AccessRules
 	rules[0].Ports, rules[1].Ports = nil, []policy.Ports{tcp(80, 80)} // a SYN from the member is denied
-	syn := tcpPacket(in, memberAddr, 443, client, 40000)
-	turned := tcpPacket(out, memberAddr, 443, client, 40000)
-	opening := []step{
-		{"opens", syn, allowed, byRule, in, 1},
-		{"answer", back(syn), allowed, established, in, 1},
-		{"a SYN meanwhile", turned, allowed, established, in, 1},
+	byPeer := func(f uint8, sequence, acknowledgement uint32) reference.Packet {
+		return numbered(flags(tcpPacket(in, memberAddr, 443, client, 40000), f), sequence, acknowledgement)
 	}
-	over := []step{
-		{"late data", flags(syn, ack), allowed, established, in, 1},
-		{"late answer", flags(turned, ack), allowed, established, in, 1},
-		{"an answered SYN", flags(turned, reference.SYN|ack), allowed, established, in, 1},
+	byMember := func(f uint8, sequence, acknowledgement uint32) reference.Packet {
+		return numbered(flags(tcpPacket(out, memberAddr, 443, client, 40000), f), sequence, acknowledgement)
 	}
-	for _, test := range []struct {
-		name string
-		ends []step
-		over bool
+	pass := func(name string, pkt reference.Packet) step { return step{name, pkt, allowed, established, in, 1} }
+	opens := step{"opens", byPeer(syn, 100, 0), allowed, byRule, in, 1}
+	opening := []step{opens, pass("a SYN at the same time", byMember(syn, 500, 0)), pass("answer", byMember(syn|ack, 500, 101))}
+	standing := slices.Clip(append(opening, pass("answered", byPeer(ack, 101, 501)), pass("goes on", byMember(ack, 501, 101))))
+	denial := func(pkt reference.Packet, flows int) step {
+		return step{"then the member's SYN", pkt, denied, noRule, out, flows}
+	}
+	for name, test := range map[string]struct {
+		steps []step
+		over  bool
 	}{
-		{"reset by the peer", []step{{"reset", flags(syn, rst), allowed, established, in, 1}}, true},
-		{"reset by the member", []step{{"reset", flags(turned, rst|ack), allowed, established, in, 1}}, true},
-		{"ended by both", []step{
-			{"one FIN", flags(syn, fin|ack), allowed, established, in, 1},
-			{"the other", flags(turned, fin|ack), allowed, established, in, 1},
-		}, true},
-		{"ended by one", []step{
-			{"one FIN", flags(syn, fin|ack), allowed, established, in, 1},
-			{"once more", flags(syn, fin|ack), allowed, established, in, 1},
-		}, false},
-		{"not ended", nil, false},
+		"reset by the peer":                        {append(standing, pass("reset", byPeer(rst, 101, 0))), true},
+		"reset that overtook data":                 {append(standing, pass("reset", byPeer(rst, 101+1<<16, 0))), true},
+		"reset by the member":                      {append(standing, pass("reset", byMember(rst|ack, 501, 101))), true},
+		"refused by the member":                    {[]step{opens, pass("reset", byMember(rst|ack, 0, 101))}, true},
+		"reset as the member acknowledged":         {append(standing, pass("data", byPeer(ack, 101, 501)), pass("reset", byPeer(rst, 101, 0))), true},
+		"ended by both":                            {append(standing, pass("one FIN", byPeer(fin|ack, 101, 501)), pass("the other", byMember(fin|ack, 501, 102))), true},
+		"ended by one":                             {append(standing, pass("one FIN", byPeer(fin|ack, 101, 501)), pass("once more", byPeer(fin|ack, 101, 501))), false},
+		"not ended":                                {standing, false},
+		"reset of what is acknowledged":            {append(standing, pass("reset", byPeer(rst, 100, 0))), false},
+		"reset far ahead":                          {append(standing, pass("reset", byPeer(rst, 102+1<<16, 0))), false},
+		"reset far ahead of a segment far ahead":   {append(standing, pass("forged", byPeer(ack, 102+1<<24, 501)), pass("reset", byPeer(rst, 102+1<<24, 0))), false},
+		"reset by the member, of another":          {append(standing, pass("reset", byMember(rst, 99, 0))), false},
+		"acknowledged what was never sent":         {append(standing, pass("forged", byPeer(ack, 101, 600)), pass("reset", byMember(rst, 501, 0))), true},
+		"refused without acknowledging":            {[]step{opens, pass("reset", byMember(rst, 0, 0)), pass("answer", byMember(syn|ack, 500, 101)), pass("goes on", byMember(ack, 501, 101))}, false},
+		"refused, acknowledging something else":    {[]step{opens, pass("reset", byMember(rst|ack, 0, 102)), pass("answer", byMember(syn|ack, 500, 101)), pass("goes on", byMember(ack, 501, 101))}, false},
+		"a new connection of the member's numbers": {append(standing, pass("answers another", byMember(syn|ack, 9000, 7001)), pass("reset", byPeer(rst, 101, 0))), false},
 	} {
-		tracker := reference.NewTracker(evaluator(p))
-		play(t, tracker, slices.Concat(opening, test.ends, over))
-		last := step{test.name + ", then the member's SYN", turned, denied, noRule, out, 0}
-		if !test.over {
-			last = step{test.name + ", then the member's SYN", turned, allowed, established, in, 1}
-		}
-		play(t, tracker, []step{last})
+		t.Run(name, func(t *testing.T) {
+			tracker := reference.NewTracker(evaluator(p))
+			flows := 1
+			if test.over {
+				flows = 0
+			}
+			play(t, tracker, test.steps)
+			play(t, tracker, []step{
+				pass("late data", byPeer(ack, 101, 501)),
+				pass("late answer", byMember(ack, 501, 101)),
+				denial(byMember(syn, 7000, 0), flows),
+			})
+		})
 	}
 
 	tracker := reference.NewTracker(evaluator(p))
-	play(t, tracker, append(opening, []step{
-		{"reset", flags(syn, rst), allowed, established, in, 1},
-		{"opens again", syn, allowed, byRule, in, 1},
-		{"is not over", turned, allowed, established, in, 1},
-	}...))
+	play(t, tracker, append(standing,
+		pass("reset", byPeer(rst, 101, 0)),
+		step{"opens again", byPeer(syn, 9000, 0), allowed, byRule, in, 1},
+		pass("is not over", byMember(syn|ack, 700, 9001)),
+	))
 }
 
 func TestDatagrams(t *testing.T) {

@@ -106,11 +106,18 @@ func flowPacket(r *rand.Rand, p *policy.Policy, facts policy.Facts) reference.Pa
 	if pkt.Protocol == policy.ProtocolTCP {
 		const syn, ack, rst, fin = reference.SYN, reference.ACK, reference.RST, reference.FIN
 		pkt.TCPFlags = pick(r, []uint8{syn, syn, syn, syn, syn | ack, ack, ack, fin | ack, rst, rst | ack})
+		pkt.Sequence, pkt.Acknowledgement = drawNumber(r), drawNumber(r)
 	}
 	if !policy.HasPorts(pkt.Protocol) {
 		pkt.LocalPort, pkt.PeerPort = 0, 0
 	}
 	return pkt
+}
+
+// drawNumber draws a number of TCP: few, so that they meet, and such at the edges
+// of what belongs to a connection that began at 0 or 1000.
+func drawNumber(r *rand.Rand) uint32 {
+	return pick(r, []uint32{0, 1, 1000, 1000, 1001, 1001, 1002, 999, 1001 + 1<<16, 1002 + 1<<16, 1001 + 1<<24, 1002 + 1<<24, 1 << 31, 1<<32 - 1})
 }
 
 // drawLocal draws an address at the edge of a member, and the services of that
