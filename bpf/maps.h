@@ -34,6 +34,14 @@ struct {
 	__type(value, struct interface);
 } interfaces SEC(".maps");
 
+/* By ifindex: frames that XDP left to TC because their driver takes no metadata. Written by packets. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, __u64);
+} xdp_without_note SEC(".maps");
+
 /* ---- one generation ---- */
 
 /* Local addresses that members have in full: address to struct local. */

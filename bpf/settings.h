@@ -27,6 +27,10 @@ struct load_settings {
 	__u32 fragment_timeout;
 	/* Bytes waiting in a ring at which its reader is woken. */
 	__u32 wake_at;
+	/* Tells this data path from others on the machine; not 0. */
+	__u32 instance;
+	/* 1: the kernel may hand frames to XDP of which only the beginning is readable (Linux 5.18). */
+	__u32 xdp_frames_in_parts;
 	/* 1: frames are of a capture, and `replayed` says when and how long they were. */
 	__u32 replay;
 };

@@ -241,11 +241,13 @@ const (
 )
 
 type perimeterLoadSettings struct {
-	_               structs.HostLayout
-	Timeouts        [4][4]uint32
-	FragmentTimeout uint32
-	WakeAt          uint32
-	Replay          uint32
+	_                structs.HostLayout
+	Timeouts         [4][4]uint32
+	FragmentTimeout  uint32
+	WakeAt           uint32
+	Instance         uint32
+	XdpFramesInParts uint32
+	Replay           uint32
 }
 
 type perimeterLocal struct {
@@ -514,6 +516,7 @@ const (
 	perimeterMapQuestions       = "questions"
 	perimeterMapScopeClasses    = "scope_classes"
 	perimeterMapSpans           = "spans"
+	perimeterMapXdpWithoutNote  = "xdp_without_note"
 	perimeterProgExplainFrom    = "explain_from"
 	perimeterProgExplainTowards = "explain_towards"
 	perimeterProgFrom           = "from"
@@ -605,6 +608,7 @@ type perimeterMapSpecs struct {
 	Questions      *ebpf.MapSpec `ebpf:"questions"`
 	ScopeClasses   *ebpf.MapSpec `ebpf:"scope_classes"`
 	Spans          *ebpf.MapSpec `ebpf:"spans"`
+	XdpWithoutNote *ebpf.MapSpec `ebpf:"xdp_without_note"`
 }
 
 // perimeterVariableSpecs contains global variables before they are loaded into the kernel.
@@ -660,6 +664,7 @@ type perimeterMaps struct {
 	Questions      *ebpf.Map `ebpf:"questions"`
 	ScopeClasses   *ebpf.Map `ebpf:"scope_classes"`
 	Spans          *ebpf.Map `ebpf:"spans"`
+	XdpWithoutNote *ebpf.Map `ebpf:"xdp_without_note"`
 }
 
 func (m *perimeterMaps) Close() error {
@@ -688,6 +693,7 @@ func (m *perimeterMaps) Close() error {
 		m.Questions,
 		m.ScopeClasses,
 		m.Spans,
+		m.XdpWithoutNote,
 	)
 }
 

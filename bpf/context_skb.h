@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The packet as TC hands it over: all that is particular to an skb. */
+#ifndef PERIMETERD_CONTEXT_SKB_H
+#define PERIMETERD_CONTEXT_SKB_H
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <stdbool.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "clock.h"
+#include "packet.h"
+#include "settings.h"
+
+typedef struct __sk_buff context;
+
+static __always_inline __u32 context_ifindex(context *skb)
+{
+	return skb->ifindex;
+}
+
+/* Bytes of the whole frame, of which not all need be readable. */
+static __always_inline __u32 context_length(context *skb)
+{
+	return settings.replay ? replayed.length : skb->len;
+}
+
+static __always_inline void context_frame(context *skb, struct frame *frame)
+{
+	*frame = (struct frame){
+		.data = (void *)(long)skb->data,
+		.end = (void *)(long)skb->data_end,
+		.length = context_length(skb),
+		.protocol = bpf_ntohs(skb->protocol),
+		.segments = skb->gso_size != 0,
+	};
+}
+
+/* Makes more of the packet readable. False if there is no more, or no memory. */
+static __always_inline bool context_more(context *skb)
+{
+	__u32 readable = skb->data_end - skb->data;
+	__u32 wanted = HEADER_BYTES_MAX + 64;
+
+	if (wanted > skb->len)
+		wanted = skb->len;
+	return readable < wanted && bpf_skb_pull_data(skb, wanted) == 0;
+}
+
+#endif

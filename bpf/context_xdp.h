@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The packet as XDP hands it over: all that is particular to an xdp_md. */
+#ifndef PERIMETERD_CONTEXT_XDP_H
+#define PERIMETERD_CONTEXT_XDP_H
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <stdbool.h>
+
+#include <bpf/bpf_helpers.h>
+
+#include "packet.h"
+#include "settings.h"
+
+typedef struct xdp_md context;
+
+static __always_inline __u32 context_ifindex(context *xdp)
+{
+	return xdp->ingress_ifindex;
+}
+
+/* Bytes of the whole frame, of which not all need be readable. */
+static __always_inline __u32 context_length(context *xdp)
+{
+	return settings.xdp_frames_in_parts ? bpf_xdp_get_buff_len(xdp) : xdp->data_end - xdp->data;
+}
+
+static __always_inline void context_frame(context *xdp, struct frame *frame)
+{
+	*frame = (struct frame){
+		.data = (void *)(long)xdp->data,
+		.end = (void *)(long)xdp->data_end,
+		.length = context_length(xdp),
+	};
+}
+
+/* What is not at hand here is left to TC, which can make it so. */
+static __always_inline bool context_more(context *xdp)
+{
+	return false;
+}
+
+#endif
