@@ -40,6 +40,11 @@ type AttachState struct {
 	Hook string
 	// Degraded says why not the best hook; "" if it is.
 	Degraded string
+	// XDP is "native" or "generic" where packets that come in are judged at XDP
+	// already, else "".
+	XDP string
+	// XDPProblem says why TC judges what XDP was asked to; "" if all is well.
+	XDPProblem string
 }
 
 // linksDir holds the pinned links, as IFINDEX-DIRECTION.
@@ -58,16 +63,20 @@ var directions = [...]direction{
 }
 
 // attachment is an interface with our programs. links is empty for clsact,
-// whose filters need no process.
+// whose filters need no process. xdp is nil where XDP does not judge.
 type attachment struct {
 	state AttachState
 	links []link.Link
+	xdp   link.Link
 }
 
 func (a *attachment) release() error {
 	var errs []error
 	for _, l := range a.links {
 		errs = append(errs, l.Close())
+	}
+	if a.xdp != nil {
+		errs = append(errs, a.xdp.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -146,12 +155,15 @@ func (d *Datapath) Attach(ifindex uint32, role Role) (AttachState, error) {
 	if err := d.markInterface(a, d.inForce); err != nil {
 		return AttachState{}, errors.Join(err, d.detach(ifindex))
 	}
-	return a.state, d.retireOlderLayouts()
+	err = d.retireOlderLayouts() // which may be in XDP's place
+	d.attachXDP(a, dev)
+	return a.state, err
 }
 
 // reattach gives an attached interface another role, or another name.
 func (d *Datapath) reattach(a *attachment, dev netlink.Link, role Role) (AttachState, error) {
 	name := dev.Attrs().Name
+	d.attachXDP(a, dev)
 	if a.state.Role == role && a.state.Name == name {
 		return a.state, nil
 	}
@@ -166,6 +178,11 @@ func (d *Datapath) reattach(a *attachment, dev netlink.Link, role Role) (AttachS
 		for i, l := range a.links {
 			if err := l.Update(d.program(role, directions[i], dev)); err != nil {
 				return AttachState{}, fmt.Errorf("attach to %s as %s: %w", name, role, err)
+			}
+		}
+		if a.xdp != nil {
+			if err := a.xdp.Update(d.xdp.program(role)); err != nil {
+				return AttachState{}, fmt.Errorf("attach to %s at XDP as %s: %w", name, role, err)
 			}
 		}
 	}
@@ -350,7 +367,7 @@ func (d *Datapath) detach(ifindex uint32) error {
 		return fmt.Errorf("forget interface %s: %w", a.state.Name, err)
 	}
 	delete(d.attachments, ifindex)
-	var errs []error
+	errs := []error{d.detachXDP(a)}
 	for _, l := range a.links {
 		errs = append(errs, unlink(l))
 	}
@@ -414,7 +431,9 @@ func (d *Datapath) Attachments() []AttachState {
 	defer d.mu.Unlock()
 	out := make([]AttachState, 0, len(d.attachments))
 	for _, a := range d.attachments {
-		out = append(out, a.state)
+		state := a.state
+		state.XDPProblem = cmp.Or(state.XDPProblem, d.missingNotes(a))
+		out = append(out, state)
 	}
 	slices.SortFunc(out, func(a, b AttachState) int { return cmp.Compare(a.Ifindex, b.Ifindex) })
 	return out
@@ -480,6 +499,9 @@ func (d *Datapath) adoptLinks() error {
 		}
 		if a != nil {
 			d.attachments[ifindex] = a
+			if err := d.adoptXDP(a); err != nil {
+				return err
+			}
 			continue
 		}
 		if err := d.objects.Interfaces.Delete(ifindex); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -559,10 +581,12 @@ func (d *Datapath) removeStalePins() error {
 		return fmt.Errorf("list the pinned links: %w", err)
 	}
 	for _, pin := range pins {
-		number, _, _ := strings.Cut(pin.Name(), "-")
+		number, what, _ := strings.Cut(pin.Name(), "-")
 		ifindex, err := strconv.ParseUint(number, 10, 32)
-		if a := d.attachments[uint32(ifindex)]; err == nil && a != nil && len(a.links) > 0 {
-			continue
+		if a := d.attachments[uint32(ifindex)]; err == nil && a != nil {
+			if what == xdpPin && a.xdp != nil || what != xdpPin && len(a.links) > 0 {
+				continue
+			}
 		}
 		if err := os.Remove(filepath.Join(d.root, linksDir, pin.Name())); err != nil {
 			return fmt.Errorf("remove a stale pin: %w", err)

@@ -123,13 +123,22 @@ func bestHook(options Options) string {
 	return "tcx"
 }
 
-// TestHooks has real connections through both hooks: what is allowed passes, its
+// hooks are all the ways in which packets are judged.
+var hooks = []struct {
+	name    string
+	options Options
+}{
+	{"tcx", Options{}},
+	{"clsact", Options{ClsactOnly: true}},
+	{"xdp native", Options{XDP: XDPNative}},
+	{"xdp generic", Options{XDP: XDPGeneric}},
+	{"xdp native and clsact", Options{XDP: XDPNative, ClsactOnly: true}},
+}
+
+// TestHooks has real connections through every hook: what is allowed passes, its
 // neighbour does not, programs of others still run, and Remove leaves nothing.
 func TestHooks(t *testing.T) {
-	for _, hook := range []struct {
-		name    string
-		options Options
-	}{{"tcx", Options{}}, {"clsact", Options{ClsactOnly: true}}} {
+	for _, hook := range hooks {
 		t.Run(hook.name, func(t *testing.T) {
 			c := newTown(t)
 			c.expect(t, c.stranger, "5432", traffic.Connected)
@@ -138,6 +147,9 @@ func TestHooks(t *testing.T) {
 			state := c.enforce(t, d)
 			if best := bestHook(hook.options); state.Hook != best || (state.Degraded == "") != (best == "tcx") {
 				t.Errorf("attached by %q, degraded %q, where %q is the best", state.Hook, state.Degraded, best)
+			}
+			if state.XDPProblem != "" || (state.XDP != "") != hook.options.XDP.wanted() {
+				t.Errorf("at XDP %q, problem %q, asked for %q", state.XDP, state.XDPProblem, hook.options.XDP)
 			}
 			seen := countAfter(t, c, state.Hook)
 			c.expect(t, c.partner, "5432", traffic.Connected)
@@ -230,12 +242,9 @@ func countAfter(t *testing.T, c *town, hook string) func() uint64 {
 }
 
 // TestRestart: without the process enforcement and connections go on, and the
-// next process takes over what it finds, by either hook.
+// next process takes over what it finds, by every hook.
 func TestRestart(t *testing.T) {
-	for _, hook := range []struct {
-		name    string
-		options Options
-	}{{"tcx", Options{}}, {"clsact", Options{ClsactOnly: true}}} {
+	for _, hook := range hooks {
 		t.Run(hook.name, func(t *testing.T) {
 			c := newTown(t)
 			first := c.open(t, hook.options)
@@ -287,12 +296,12 @@ func TestRestart(t *testing.T) {
 }
 
 // TestReattach: another role, or another name, of an attached interface is followed,
-// by either hook.
+// by every hook.
 func TestReattach(t *testing.T) {
-	for name, options := range map[string]Options{"tcx": {}, "clsact": {ClsactOnly: true}} {
-		t.Run(name, func(t *testing.T) {
+	for _, hook := range hooks {
+		t.Run(hook.name, func(t *testing.T) {
 			c := newTown(t)
-			d := c.open(t, options)
+			d := c.open(t, hook.options)
 			if err := c.member.Run(func() error { _, err := d.Attach(c.uplink, Workload); return err }); err != nil {
 				t.Fatal(err)
 			}

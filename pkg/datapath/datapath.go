@@ -28,6 +28,7 @@ type Datapath struct {
 	root    string // Options.Root/pinLayout
 	options Options
 	objects perimeterObjects
+	xdp     xdpLayer
 	inner   map[string]*ebpf.MapSpec // templates of the generations' tables, by outer map
 	words   *vocabulary
 	clock   *clock
@@ -71,10 +72,11 @@ func Open(options Options) (*Datapath, error) {
 	if d.clock, err = loadClock(spec); err != nil {
 		return nil, err
 	}
-	if err := d.load(spec); err != nil {
-		d.clock.prog.Close()
-		return nil, err
+	settings, err := d.load(spec)
+	if err != nil {
+		return nil, errors.Join(err, d.clock.prog.Close())
 	}
+	d.xdp = d.loadXDP(settings)
 	if err := d.adopt(); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
@@ -135,7 +137,8 @@ func explainLoad(err error) error {
 // unpinned are the maps that belong to one load and not to the host.
 var unpinned = []string{"questions"}
 
-func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
+// load loads the programs for TC, and returns the settings they were loaded with.
+func (d *Datapath) load(spec *ebpf.CollectionSpec) (perimeterLoadSettings, error) {
 	for name, size := range map[string]uint32{
 		"established4":  d.options.Limits.EstablishedFlows4,
 		"established6":  d.options.Limits.EstablishedFlows6,
@@ -147,30 +150,55 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) error {
 		spec.Maps[name].MaxEntries = size
 	}
 	for name, m := range spec.Maps {
+		if m.InnerMap != nil {
+			d.inner[name] = m.InnerMap
+		}
+	}
+	if err := d.pinMaps(spec); err != nil {
+		return perimeterLoadSettings{}, err
+	}
+	instance, err := instanceOf(d.root)
+	if err != nil {
+		return perimeterLoadSettings{}, err
+	}
+	settings := perimeterLoadSettings{
+		Timeouts:        d.options.Timeouts.rows(d.clock),
+		FragmentTimeout: uint32(d.clock.jiffiesIn(d.options.Timeouts.Fragment)),
+		WakeAt:          min(spec.Maps["flow_events"].MaxEntries, spec.Maps["denial_events"].MaxEntries) / 4,
+		Instance:        instance,
+	}
+	if err := spec.Variables["settings"].Set(settings); err != nil {
+		return perimeterLoadSettings{}, fmt.Errorf("set the programs' settings: %w", err)
+	}
+	err = spec.LoadAndAssign(&d.objects, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: d.root}})
+	if err != nil {
+		return perimeterLoadSettings{}, fmt.Errorf("load the programs: %w", explainLoad(err))
+	}
+	return settings, nil
+}
+
+// pinMaps has the maps of an object shared with all that are pinned here.
+func (d *Datapath) pinMaps(spec *ebpf.CollectionSpec) error {
+	for name, m := range spec.Maps {
 		if strings.HasPrefix(name, ".") || slices.Contains(unpinned, name) {
 			continue
 		}
 		m.Pinning = ebpf.PinByName
-		if m.InnerMap != nil {
-			d.inner[name] = m.InnerMap
-		}
 		if err := keepPinnedSize(filepath.Join(d.root, name), m); err != nil {
 			return err
 		}
 	}
-	err := spec.Variables["settings"].Set(perimeterLoadSettings{
-		Timeouts:        d.options.Timeouts.rows(d.clock),
-		FragmentTimeout: uint32(d.clock.jiffiesIn(d.options.Timeouts.Fragment)),
-		WakeAt:          min(spec.Maps["flow_events"].MaxEntries, spec.Maps["denial_events"].MaxEntries) / 4,
-	})
-	if err != nil {
-		return fmt.Errorf("set the programs' settings: %w", err)
-	}
-	err = spec.LoadAndAssign(&d.objects, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: d.root}})
-	if err != nil {
-		return fmt.Errorf("load the programs: %w", explainLoad(err))
-	}
 	return nil
+}
+
+// instanceOf is a number that tells this data path from others on the machine,
+// also those in other network namespaces, and stays the same while it is pinned.
+func instanceOf(root string) (uint32, error) {
+	var stat unix.Stat_t
+	if err := unix.Stat(root, &stat); err != nil {
+		return 0, fmt.Errorf("look at the pin directory %s: %w", root, err)
+	}
+	return max(1, uint32(stat.Ino)), nil
 }
 
 // keepPinnedSize makes the spec as large as the map that is already pinned: a
@@ -214,7 +242,7 @@ func (d *Datapath) Close() error {
 		return nil
 	}
 	d.closed = true
-	errs := []error{d.objects.Close(), d.clock.prog.Close()}
+	errs := []error{d.objects.Close(), d.xdp.programs.Close(), d.clock.prog.Close()}
 	for _, table := range d.denials {
 		if table != nil {
 			errs = append(errs, table.Close())

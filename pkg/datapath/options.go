@@ -21,6 +21,9 @@ type Options struct {
 	FirstGeneration uint32
 	// ClsactOnly attaches by clsact even where the kernel has TCX. Optional.
 	ClsactOnly bool
+	// XDP says whether packets that come in are judged at XDP already.
+	// Optional, defaults to XDPOff.
+	XDP XDPMode
 }
 
 // Limits are sizes, in entries or bytes.
