@@ -226,6 +226,7 @@ func exampleStatus() *api.Status {
 		Failsafe:  []api.Failsafe{{Name: "ssh", Direction: "Inbound", Ports: []string{"tcp/22"}}},
 		Kernel:    api.Kernel{Release: "5.10.0", Degraded: []string{"TCX needs Linux 6.6"}},
 		Flows:     42,
+		Fragments: api.Fragments{Remembered: 3, Max: 16384},
 		Decisions: []api.DecisionCount{{Category: policy.PublicInboundPerimeterRulesDenied, Decided: 1006, Submitted: 20, Folded: 980, Lost: 6}, {Category: policy.OutboundAttempt}},
 		Packets:   []api.PacketCount{{Reason: "established", Packets: 5, Bytes: 700}, {Reason: "not-ip"}},
 		Losses:    []api.Loss{{Stage: "kernel ring", Count: 6}, {Stage: "log queue"}},
@@ -257,6 +258,7 @@ interfaces
   eth0  uplink  clsact, TCX needs Linux 6.6
 
 flows       42
+fragments   of 3 packets, room for 16384
   decided  submitted  folded  lost category
      1006         20     980     6 NspPublicInboundPerimeterRulesDenied
 losses      6 in kernel ring

@@ -120,6 +120,12 @@ func (p *statusPage) interfaces() {
 		if i.Degraded != "" {
 			state += ", " + i.Degraded
 		}
+		if i.XDP != "" {
+			state += ", xdp " + i.XDP
+		}
+		if i.XDPProblem != "" {
+			state += ", not at xdp: " + i.XDPProblem
+		}
 		if !i.Attached {
 			state = "-\tnot attached: " + i.Reason
 		}
@@ -133,6 +139,9 @@ func (p *statusPage) interfaces() {
 
 func (p *statusPage) traffic() {
 	p.printf("\nflows       %d\n", p.Flows)
+	if f := p.Fragments; f.Remembered > 0 {
+		p.printf("fragments   of %d packets, room for %d\n", f.Remembered, f.Max)
+	}
 	t := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	for i, d := range slices.DeleteFunc(slices.Clone(p.Decisions), func(d api.DecisionCount) bool { return d.Decided == 0 }) {
 		if i == 0 {

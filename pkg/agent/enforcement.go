@@ -59,6 +59,7 @@ func openEnforcement(a *Agent) (*enforcement, error) {
 		Timeouts:        s.Timeouts,
 		FirstGeneration: a.legends.last() + 1,
 		ClsactOnly:      s.ClsactOnly,
+		XDP:             s.XDP,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the data path: %w", err)
@@ -119,9 +120,10 @@ type sweeper struct {
 
 // sweepResult is what the last sweep found.
 type sweepResult struct {
-	mu    sync.Mutex
-	flows int
-	err   error
+	mu        sync.Mutex
+	flows     int
+	fragments api.Fragments
+	err       error
 }
 
 func (s *sweeper) Ready() <-chan struct{} { return s.ready }
@@ -152,6 +154,7 @@ func (s *sweeper) sweep() {
 	s.swept.mu.Lock()
 	defer s.swept.mu.Unlock()
 	s.swept.flows, s.swept.err = stats.Flows-stats.Removed, err
+	s.swept.fragments = api.Fragments{Remembered: stats.Fragments, Max: stats.FragmentsMax}
 }
 
 // drainer tells repeated denials, once for each window. It is a task.

@@ -23,7 +23,7 @@ func (a *Agent) factsNow(now time.Time, choices []links.Choice) *policy.Facts {
 	}
 	for _, c := range choices {
 		f.Interfaces = append(f.Interfaces, policy.Interface{
-			Name: c.Name, Addresses: c.Addresses, Workload: c.Role == links.Workload, Loopback: c.Loopback,
+			Name: c.Name, Addresses: c.Addresses, Broadcasts: c.Broadcasts, Workload: c.Role == links.Workload, Loopback: c.Loopback,
 		})
 	}
 	return f

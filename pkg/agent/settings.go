@@ -38,6 +38,7 @@ type Settings struct {
 	Limits        datapath.Limits
 	Timeouts      datapath.Timeouts
 	ClsactOnly    bool
+	XDP           datapath.XDPMode
 	MetricsListen string // address of /metrics, /healthz and /readyz; "" = none
 	DNS           DNS
 
@@ -88,6 +89,7 @@ func DefaultSettings() *Settings {
 		}},
 		Log:          []LogSink{{Stdout: true, Auto: true}},
 		DenialWindow: 10 * time.Second,
+		XDP:          datapath.XDPOff,
 		DNS: DNS{
 			Floor: time.Minute, Ceiling: 24 * time.Hour, Grace: 10 * time.Minute,
 			AddressesPerName: 1000, QuestionTimeout: 3 * time.Second, ResolverConfigure: "/etc/resolv.conf",

@@ -48,6 +48,9 @@ func (d *settingsDecoder) decode(text []byte) {
 		"hook": func(n *yaml.Node) {
 			s.ClsactOnly = d.choice(n, "hook", "auto", "clsact") == "clsact"
 		},
+		"xdp": func(n *yaml.Node) {
+			s.XDP = datapath.XDPMode(d.choice(n, "xdp", "off", "auto", "native", "generic"))
+		},
 		"metrics": func(n *yaml.Node) {
 			d.mapping(n, "metrics", keys{"listen": func(n *yaml.Node) { s.MetricsListen = d.listen(n) }})
 		},

@@ -49,8 +49,14 @@ func (a *Agent) Status(context.Context) (*api.Status, error) {
 		}
 	}
 	for _, i := range s.Interfaces {
-		if reason := i.Degraded; reason != "" && !slices.Contains(s.Kernel.Degraded, reason) {
-			s.Kernel.Degraded = append(s.Kernel.Degraded, reason)
+		missing := []string{i.Degraded}
+		if a.settings.XDP != datapath.XDPAuto { // which leaves it to the driver
+			missing = append(missing, i.XDPProblem)
+		}
+		for _, reason := range missing {
+			if reason != "" && !slices.Contains(s.Kernel.Degraded, reason) {
+				s.Kernel.Degraded = append(s.Kernel.Degraded, reason)
+			}
 		}
 	}
 	problems = append(problems, a.addLog(s)...)
@@ -205,6 +211,7 @@ func (v *view) interfaces() []api.Interface {
 			i.Reason, i.Failed = err.Error(), true
 		case ok:
 			i.Attached, i.Role, i.Hook, i.Degraded = true, state.Role.String(), state.Hook, state.Degraded
+			i.XDP, i.XDPProblem = state.XDP, state.XDPProblem
 		case c.Role != links.NotAttached && v.enforcement == nil:
 			i.Reason = "enforcement is disabled"
 		case c.Role != links.NotAttached:
@@ -234,7 +241,7 @@ func (a *Agent) addCounters(s *api.Status, dp *datapath.Datapath) (problems []st
 		s.Tables.BytesPerPrefix = p.Bytes / int64(n)
 	}
 	a.swept.mu.Lock()
-	s.Flows = a.swept.flows
+	s.Flows, s.Fragments = a.swept.flows, a.swept.fragments
 	if a.swept.err != nil {
 		problems = append(problems, fmt.Sprintf("idle flows cannot be removed: %v", a.swept.err))
 	}

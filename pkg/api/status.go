@@ -30,6 +30,7 @@ type Status struct {
 	Kernel     Kernel      `json:"kernel"`
 
 	Flows     int              `json:"flows"`
+	Fragments Fragments        `json:"fragments"`
 	Packets   []PacketCount    `json:"packets,omitempty"`
 	Decisions []DecisionCount  `json:"decisions,omitempty"`
 	Losses    []Loss           `json:"losses"`
@@ -99,6 +100,9 @@ type Interface struct {
 	Role      string       `json:"role,omitempty"`     // uplink or workload
 	Hook      string       `json:"hook,omitempty"`     // tcx or clsact
 	Degraded  string       `json:"degraded,omitempty"` // why not the best hook
+	XDP       string       `json:"xdp,omitempty"`      // native or generic, where XDP judges what comes in
+	// XDPProblem says why TC judges what XDP was asked to.
+	XDPProblem string `json:"xdpProblem,omitempty"`
 	// Reason says why it is not attached; Failed is set where it should be.
 	Reason string `json:"reason,omitempty"`
 	Failed bool   `json:"failed,omitempty"`
@@ -116,6 +120,14 @@ type Failsafe struct {
 type Kernel struct {
 	Release  string   `json:"release"`
 	Degraded []string `json:"degraded,omitempty"`
+}
+
+// Fragments is how full the table is that tells what becomes of the fragments of
+// a packet. Where it is full the oldest packet is forgotten, and what still comes
+// of it is counted as fragment-unknown.
+type Fragments struct {
+	Remembered int `json:"remembered"` // packets, as of the last sweep
+	Max        int `json:"max"`
 }
 
 // PacketCount counts packets that got one reason.

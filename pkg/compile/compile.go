@@ -70,6 +70,7 @@ type builder struct {
 	livesHere   []bool                  // by resource
 	identities  [][]listID              // by resource: the lists it stands in as a peer
 	everyPeer   []netip.Prefix          // what a failsafe rule without prefixes means
+	broadcasts  []netip.Addr            // of the host's networks, sorted; none if no resource lives here
 
 	lists    *lists
 	scopes   []scope

@@ -45,10 +45,32 @@ func (b *builder) addMulticast() {
 		services = appendClaims(services, &item{ports: b.policy.Resources[i].Services, outcome: all}, 0)
 	}
 	local.Services = b.memberSpans(services)
-	for _, a := range []netip.Addr{MulticastAddress4, MulticastAddress6} {
+	b.findBroadcasts()
+	for _, a := range append([]netip.Addr{MulticastAddress4, MulticastAddress6}, b.broadcasts...) {
 		local.Prefix = netip.PrefixFrom(a, a.BitLen())
 		b.tables.Locals = append(b.tables.Locals, local)
 	}
+}
+
+// findBroadcasts notes the directed broadcast addresses of the host, which no
+// resource's own local may take from the others that live here.
+func (b *builder) findBroadcasts() {
+	for _, i := range b.facts.Interfaces {
+		for _, a := range i.Broadcasts {
+			// What is multicast by itself has a local already.
+			if a.Is4() && !a.IsMulticast() && a != netip.IPv4Unspecified() {
+				b.broadcasts = append(b.broadcasts, a)
+			}
+		}
+	}
+	slices.SortFunc(b.broadcasts, netip.Addr.Compare)
+	b.broadcasts = slices.Compact(b.broadcasts)
+}
+
+// isBroadcast reports a prefix that is one directed broadcast address of the host.
+func (b *builder) isBroadcast(p netip.Prefix) bool {
+	_, found := slices.BinarySearchFunc(b.broadcasts, p.Addr(), netip.Addr.Compare)
+	return found && p.IsSingleIP()
 }
 
 // addTogether adds the member that stands for several, in this order.

@@ -91,6 +91,55 @@ func TestMulticast(t *testing.T) {
 	}
 }
 
+// TestDirectedBroadcast: what is sent to all hosts of a network of this host is
+// judged for those of them that live here, whoever else has the address or a
+// prefix around it, and its neighbours are not.
+func TestDirectedBroadcast(t *testing.T) {
+	const friend, nobody, last = "198.51.100.7", "192.0.2.9", "10.20.0.255"
+	closed := host("closed", "10.20.0.5")
+	closed.PublicNetworkAccess = policy.Disabled
+	around, exactly := host("around", "10.20.0.128/25"), host("exactly", last)
+	facts := func(broadcasts ...string) *policy.Facts {
+		f := hereFacts("10.20.0.5")
+		for _, word := range broadcasts {
+			f.Interfaces[0].Broadcasts = append(f.Interfaces[0].Broadcasts, netip.MustParseAddr(word))
+		}
+		return f
+	}
+	for _, test := range []struct {
+		name      string
+		resources []policy.Resource
+		facts     *policy.Facts
+		addr      string
+		verdict   policy.Verdict
+		by        string
+	}{
+		{"to all that live here", []policy.Resource{closed}, facts(last), last, policy.Deny, "closed"},
+		{"the address before it", []policy.Resource{closed}, facts(last), "10.20.0.254", policy.Allow, ""},
+		{"a network without one", []policy.Resource{closed}, facts(), last, policy.Allow, ""},
+		{"one that was given", []policy.Resource{closed}, facts("10.20.0.0", last), "10.20.0.0", policy.Deny, "closed"},
+		{"a prefix around it, of a network elsewhere", []policy.Resource{closed, around}, facts(last), last, policy.Deny, "closed"},
+		{"inside that prefix", []policy.Resource{closed, around}, facts(last), "10.20.0.254", policy.Allow, "around"},
+		{"the address of a host elsewhere", []policy.Resource{closed, exactly}, facts(last), last, policy.Deny, "closed"},
+		{"nobody lives here", []policy.Resource{around}, facts(last), last, policy.Allow, "around"},
+		{"told twice, and among others that are none", []policy.Resource{closed}, facts(last, "224.0.0.0", "0.0.0.0", last), last, policy.Deny, "closed"},
+	} {
+		p := &policy.Policy{Resources: test.resources}
+		r, e := read(t, p, test.facts), reference.New(p, *test.facts)
+		for _, peer := range []string{friend, nobody} {
+			pkt := udpTo(test.addr, peer, 137)
+			d := r.judge(in, pkt, now)
+			if d.Verdict != test.verdict || d.Resource != test.by {
+				t.Errorf("%s: got %v of %q, want %v of %q", test.name, d.Verdict, d.Resource, test.verdict, test.by)
+			}
+			if want := e.Judge(in, pkt); d != want {
+				t.Errorf("%s: got %+v, the reference says %+v", test.name, d, want)
+			}
+			r.compareUnjudged(t, e, pkt)
+		}
+	}
+}
+
 // TestMulticastAsRulesEnd: with many members whose rules end one after the other,
 // the verdict is right at every instant without compiling again.
 func TestMulticastAsRulesEnd(t *testing.T) {

@@ -42,9 +42,11 @@ func (b *builder) sweep(family int) []PrefixClass {
 			if hides {
 				hidden = without(b.identitiesOf(outer.carried), own.lists)
 			}
-			local := b.localOf(here.carried)
-			local.Prefix = at.prefix(family)
-			b.tables.Locals = append(b.tables.Locals, local)
+			if prefix := at.prefix(family); !b.isBroadcast(prefix) {
+				local := b.localOf(here.carried)
+				local.Prefix = prefix
+				b.tables.Locals = append(b.tables.Locals, local)
+			}
 		}
 		if at.bits == 0 {
 			root = b.classes.rootOf(own.lists)

@@ -93,7 +93,8 @@ type Outcome struct {
 }
 
 // MulticastAddress4 and MulticastAddress6 stand in Locals for every multicast
-// and broadcast destination: they carry the members that live on this host.
+// destination and the broadcast to all: they carry the members that live on this
+// host. Directed broadcast addresses stand there themselves, with the same.
 var (
 	MulticastAddress4 = netip.AddrFrom4([4]byte{224})
 	MulticastAddress6 = netip.AddrFrom16([16]byte{0xff})

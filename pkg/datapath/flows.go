@@ -138,6 +138,10 @@ type SweepStats struct {
 	// Generations counts the flows judged under each generation. Only the names
 	// of these are needed: an old one may be all that is left of its time.
 	Generations map[uint32]int
+	// Fragments is of how many packets the first fragment is remembered, so that
+	// the rest can follow it, and FragmentsMax of how many it can be. Past that the
+	// oldest is forgotten, and what follows it is counted as fragment-unknown.
+	Fragments, FragmentsMax int
 }
 
 // Sweep removes the flows that are idle for longer than their timeout, and
@@ -148,8 +152,14 @@ func (d *Datapath) Sweep() ([]Event, SweepStats, error) {
 	if err != nil {
 		return nil, SweepStats{}, err
 	}
-	s := &sweep{d: d, now: now, timeouts: d.options.Timeouts.rows(d.clock), stats: SweepStats{Generations: map[uint32]int{}}}
+	s := &sweep{d: d, now: now, timeouts: d.options.Timeouts.rows(d.clock), stats: SweepStats{
+		Generations:  map[uint32]int{},
+		FragmentsMax: int(d.objects.Fragments.MaxEntries()),
+	}}
+	var uncounted error
+	s.stats.Fragments, uncounted = d.countFragments(now)
 	err = errors.Join(
+		uncounted,
 		sweepTable(s, d.objects.Established4, tuple4),
 		sweepTable(s, d.objects.Opening4, tuple4),
 		sweepTable(s, d.objects.Established6, tuple6),

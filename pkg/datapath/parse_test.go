@@ -14,14 +14,19 @@ func contextThatEnded() (context.Context, context.CancelFunc) {
 	return ctx, cancel
 }
 
-// TestParser has one packet a row, towards an Enforced member that admits
-// partners to port 5432. What is understood is judged by its port; what is not
-// has a reason of its own and is dropped. Frames that end in their IP header are
-// not here: the kernel refuses to test-run them.
-func TestParser(t *testing.T) {
-	r := newRig(t, Options{})
-	r.apply(t, memberPolicy(policy.Enforced, partnersOn5432()), hereFacts())
+// parserRow is one packet towards an Enforced member that admits partners to
+// port 5432, and what becomes of it.
+type parserRow struct {
+	name    string
+	packet  packet.Packet
+	verdict policy.Verdict
+	reason  policy.Reason
+}
 
+// parserRows has one packet a row. What is understood is judged by its port;
+// what is not has a reason of its own and is dropped. Frames that end in their IP
+// header are not here: the kernel refuses to test-run them.
+func parserRows() []parserRow {
 	tcp4 := func(port uint16) packet.Packet { return packet.TCP(partner4, member4, 4000, port, packet.SYN) }
 	tcp6 := func(port uint16) packet.Packet { return packet.TCP(partner6, member6, 4000, port, packet.SYN) }
 	udp6 := packet.UDP(partner6, member6, 4000, 5432).Payload("hello")
@@ -39,12 +44,7 @@ func TestParser(t *testing.T) {
 		}
 		return p
 	}
-	rows := []struct {
-		name    string
-		packet  packet.Packet
-		verdict policy.Verdict
-		reason  policy.Reason
-	}{
+	return []parserRow{
 		{"v4", tcp4(5432), policy.Allow, "access-rule"},
 		{"v4, the next port", tcp4(5433), policy.Deny, "no-access-rule"},
 		{"v6", tcp6(5432), policy.Allow, "access-rule"},
@@ -119,7 +119,12 @@ func TestParser(t *testing.T) {
 		{"mDNS", packet.UDP(partner4, "224.0.0.251", 5353, 5353), policy.Deny, "no-access-rule"},
 		{"broadcast", packet.UDP(partner4, "255.255.255.255", 5353, 5432), policy.Allow, "access-rule"},
 	}
-	for _, row := range rows {
+}
+
+func TestParser(t *testing.T) {
+	r := newRig(t, Options{})
+	r.apply(t, memberPolicy(policy.Enforced, partnersOn5432()), hereFacts())
+	for _, row := range parserRows() {
 		t.Run(row.name, func(t *testing.T) {
 			r.forgetFlows(t)
 			verdict, reason := r.towards(t, row.packet)

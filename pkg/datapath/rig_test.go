@@ -25,7 +25,7 @@ type rig struct {
 
 // newRig makes a rig whose host has interfaces of these names, all attached as
 // uplinks, lo included.
-func newRig(t *testing.T, options Options, interfaces ...string) *rig {
+func newRig(t testing.TB, options Options, interfaces ...string) *rig {
 	t.Helper()
 	privileged.Require(t)
 	options.Root = privileged.BPFFS(t) + "/perimeterd"
@@ -66,7 +66,7 @@ func newRig(t *testing.T, options Options, interfaces ...string) *rig {
 
 // apply compiles a policy and puts it in force. Ends of rules are moved from the
 // facts' clock to the kernel's.
-func (r *rig) apply(t *testing.T, p *policy.Policy, facts *policy.Facts) *compile.Legend {
+func (r *rig) apply(t testing.TB, p *policy.Policy, facts *policy.Facts) *compile.Legend {
 	t.Helper()
 	tables, legend, err := compile.Compile(p, facts)
 	if err != nil {
@@ -107,7 +107,7 @@ func verdictOf(returned uint32, err error) (policy.Verdict, error) {
 }
 
 // decide runs a frame and says for which reason it was counted.
-func (r *rig) decide(t *testing.T, frame []byte, towards bool) (policy.Verdict, policy.Reason) {
+func (r *rig) decide(t testing.TB, frame []byte, towards bool) (policy.Verdict, policy.Reason) {
 	t.Helper()
 	before, err := r.Counters()
 	if err != nil {
@@ -141,33 +141,33 @@ func (r *rig) decide(t *testing.T, frame []byte, towards bool) (policy.Verdict, 
 }
 
 // towards and from are decide for one side, with the frame built.
-func (r *rig) towards(t *testing.T, p packet.Packet) (policy.Verdict, policy.Reason) {
+func (r *rig) towards(t testing.TB, p packet.Packet) (policy.Verdict, policy.Reason) {
 	t.Helper()
 	return r.decide(t, p.Frame(), true)
 }
 
-func (r *rig) from(t *testing.T, p packet.Packet) (policy.Verdict, policy.Reason) {
+func (r *rig) from(t testing.TB, p packet.Packet) (policy.Verdict, policy.Reason) {
 	t.Helper()
 	return r.decide(t, p.Frame(), false)
 }
 
 // forgetFlows empties the flow tables.
-func (r *rig) forgetFlows(t *testing.T) {
+func (r *rig) forgetFlows(t testing.TB) {
 	t.Helper()
 	m := &r.objects.perimeterMaps
-	emptyTable[perimeterFlowKey4](t, m.Established4)
-	emptyTable[perimeterFlowKey4](t, m.Opening4)
-	emptyTable[perimeterFlowKey6](t, m.Established6)
-	emptyTable[perimeterFlowKey6](t, m.Opening6)
+	emptyTable[perimeterFlowKey4, perimeterFlow](t, m.Established4)
+	emptyTable[perimeterFlowKey4, perimeterFlow](t, m.Opening4)
+	emptyTable[perimeterFlowKey6, perimeterFlow](t, m.Established6)
+	emptyTable[perimeterFlowKey6, perimeterFlow](t, m.Opening6)
 }
 
-func emptyTable[K any](t *testing.T, m *ebpf.Map) {
+func emptyTable[K, V any](t testing.TB, m *ebpf.Map) {
 	t.Helper()
 	var key K
-	var flow perimeterFlow
+	var value V
 	var keys []K
 	entries := m.Iterate()
-	for entries.Next(&key, &flow) {
+	for entries.Next(&key, &value) {
 		keys = append(keys, key)
 	}
 	if err := entries.Err(); err != nil {
@@ -181,7 +181,7 @@ func emptyTable[K any](t *testing.T, m *ebpf.Map) {
 }
 
 // age makes every flow look as if its last packet came so long ago.
-func (r *rig) age(t *testing.T, by time.Duration) {
+func (r *rig) age(t testing.TB, by time.Duration) {
 	t.Helper()
 	m := &r.objects.perimeterMaps
 	ticks := uint32(r.clock.jiffiesIn(by))
@@ -191,7 +191,7 @@ func (r *rig) age(t *testing.T, by time.Duration) {
 	ageTable[perimeterFlowKey6](t, m.Opening6, ticks)
 }
 
-func ageTable[K comparable](t *testing.T, m *ebpf.Map, ticks uint32) {
+func ageTable[K comparable](t testing.TB, m *ebpf.Map, ticks uint32) {
 	t.Helper()
 	var key K
 	var flow perimeterFlow
@@ -212,7 +212,7 @@ func ageTable[K comparable](t *testing.T, m *ebpf.Map, ticks uint32) {
 }
 
 // events hands on what is in the rings now.
-func (r *rig) events(t *testing.T) []Event {
+func (r *rig) events(t testing.TB) []Event {
 	t.Helper()
 	var out []Event
 	ctx, cancel := contextThatEnded()

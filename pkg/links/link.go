@@ -19,6 +19,9 @@ type Link struct {
 	Up        bool   // administratively
 	Loopback  bool
 	Addresses []netip.Addr // sorted, without zones
+	// Broadcasts are the addresses of all hosts of its networks at once, such as
+	// 10.20.0.255; sorted.
+	Broadcasts []netip.Addr
 
 	// Master is the device the interface is a port of, 0 if it is none's.
 	Master int
@@ -48,17 +51,27 @@ func List() ([]Link, error) {
 			of[a.LinkIndex] = append(of[a.LinkIndex], address.Unmap())
 		}
 	}
+	routes, err := whole(broadcasts)
+	if err != nil {
+		return nil, fmt.Errorf("list the broadcast addresses: %w", err)
+	}
+	to := map[int][]netip.Addr{}
+	for _, b := range routes {
+		to[b.index] = append(to[b.index], b.address)
+	}
 	out := make([]Link, 0, len(devices))
 	for _, device := range devices {
-		out = append(out, linkOf(device, of[device.Attrs().Index]))
+		index := device.Attrs().Index
+		out = append(out, linkOf(device, of[index], to[index]))
 	}
 	slices.SortFunc(out, func(a, b Link) int { return cmp.Compare(a.Index, b.Index) })
 	return out, nil
 }
 
-func linkOf(device netlink.Link, addresses []netip.Addr) Link {
+func linkOf(device netlink.Link, addresses, broadcasts []netip.Addr) Link {
 	attrs := device.Attrs()
 	slices.SortFunc(addresses, netip.Addr.Compare)
+	slices.SortFunc(broadcasts, netip.Addr.Compare)
 	l := Link{
 		Index:     attrs.Index,
 		Name:      attrs.Name,
@@ -66,7 +79,9 @@ func linkOf(device netlink.Link, addresses []netip.Addr) Link {
 		Up:        attrs.RawFlags&unix.IFF_UP != 0,
 		Loopback:  attrs.RawFlags&unix.IFF_LOOPBACK != 0,
 		Addresses: slices.Compact(addresses),
-		Master:    attrs.MasterIndex,
+		// The same network may be routed by several tables.
+		Broadcasts: slices.Compact(broadcasts),
+		Master:     attrs.MasterIndex,
 	}
 	// A veth's parent is its other end, which is stacked on nothing.
 	if attrs.NetNsID < 0 && slices.Contains(stackedTypes, l.Type) {
@@ -94,6 +109,6 @@ func Equal(a, b []Link) bool {
 	return slices.EqualFunc(a, b, func(x, y Link) bool {
 		return x.Index == y.Index && x.Name == y.Name && x.Type == y.Type && x.Up == y.Up &&
 			x.Loopback == y.Loopback && x.Master == y.Master && x.Parent == y.Parent &&
-			slices.Equal(x.Addresses, y.Addresses)
+			slices.Equal(x.Addresses, y.Addresses) && slices.Equal(x.Broadcasts, y.Broadcasts)
 	})
 }

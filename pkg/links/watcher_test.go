@@ -45,6 +45,59 @@ func TestListTellsWhatTheKernelHas(t *testing.T) {
 	}
 }
 
+// TestBroadcasts: those that the kernel has a route for, whoever wished for them,
+// and no others.
+func TestBroadcasts(t *testing.T) {
+	privileged.Require(t)
+	w := world.New(t)
+	host := w.Host("host")
+	has := func(i world.Interface, address netip.Addr) bool {
+		t.Helper()
+		var all []Link
+		if err := host.Run(func() (err error) { all, err = List(); return err }); err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range all {
+			if l.Index == i.Index {
+				return slices.Contains(l.Broadcasts, address)
+			}
+		}
+		t.Fatalf("%s is not listed", i.Name)
+		return false
+	}
+	one, _ := w.Connect(host, w.Host("a"), "10.1.0.1/24", "10.1.0.2/24", "fd01::1/64", "fd01::2/64")
+	two, _ := w.Connect(host, w.Host("b"), "10.2.0.0/31", "10.2.0.1/31")
+	last := netip.MustParseAddr("10.1.0.255")
+	if !has(one, last) || has(two, last) || has(one, netip.MustParseAddr("10.1.0.254")) {
+		t.Error("10.1.0.255 is of the first interface, and its neighbour of none")
+	}
+	if has(two, netip.MustParseAddr("10.2.0.1")) {
+		t.Error("a network of two hosts has a broadcast address")
+	}
+	link, err := host.Netlink().LinkByIndex(two.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	odd := netip.MustParseAddr("10.3.0.77")
+	wanted, err := netlink.ParseAddr("10.3.0.1/24")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wanted.Broadcast = odd.AsSlice()
+	if err := host.Netlink().AddrAdd(link, wanted); err != nil {
+		t.Fatal(err)
+	}
+	if !has(two, odd) {
+		t.Error("an address that was given is not told")
+	}
+	if err := host.Netlink().LinkSetDown(link); err != nil {
+		t.Fatal(err)
+	}
+	if has(two, odd) {
+		t.Error("an interface that is down has a broadcast address")
+	}
+}
+
 func TestParent(t *testing.T) {
 	t.Parallel()
 	attrs := netlink.LinkAttrs{Index: 3, Name: "x", ParentIndex: 2, NetNsID: -1}
@@ -62,7 +115,7 @@ func TestParent(t *testing.T) {
 		{"veth, whose other end is no base", &netlink.Veth{LinkAttrs: attrs}, 0},
 		{"vxlan, whose packets the base does not show", &netlink.Vxlan{LinkAttrs: attrs}, 0},
 	} {
-		if got := linkOf(test.link, nil).Parent; got != test.want {
+		if got := linkOf(test.link, nil, nil).Parent; got != test.want {
 			t.Errorf("%s: parent %d, want %d", test.name, got, test.want)
 		}
 	}

@@ -105,6 +105,8 @@ func (p page) agent(s *api.Status) {
 
 func (p page) kernel(s *api.Status) {
 	p.put(gauge("flows", "Allowed flows in the kernel's table, as of the last sweep."), float64(s.Flows))
+	p.put(gauge("fragments", "Fragmented packets whose first fragment is remembered, as of the last sweep."), float64(s.Fragments.Remembered))
+	p.put(gauge("fragments_max", "How many fragmented packets can be remembered; past that, fragments of the oldest count as fragment-unknown."), float64(s.Fragments.Max))
 	prefixes := gauge("prefixes", "Prefixes of the policy in the kernel.", "family")
 	p.put(prefixes, float64(s.Tables.PrefixesIPv4), "ipv4")
 	p.put(prefixes, float64(s.Tables.PrefixesIPv6), "ipv6")

@@ -72,6 +72,7 @@ func example() *fixed {
 				{Name: "lo", Reason: "loopback"},
 			},
 			Flows:     42,
+			Fragments: api.Fragments{Remembered: 3, Max: 16384},
 			Packets:   []api.PacketCount{{Reason: "established", Packets: 5000, Bytes: 700000}, {Reason: policy.ReasonNoAccessRule, Packets: 1006, Bytes: 60360}},
 			Decisions: []api.DecisionCount{{Category: policy.PublicInboundPerimeterRulesDenied, Decided: 1006, Submitted: 20, Folded: 980, Lost: 6}},
 			Names: []api.Name{

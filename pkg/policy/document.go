@@ -16,11 +16,21 @@ import (
 // recursive walk could not take.
 const maxNesting = 32
 
+// maxNodes bounds the tree of one file. A node takes some 700 bytes, and a
+// hostile text has one in every two of its own: without a bound, 64 MiB of it
+// would take more memory than the host has. The nodes of a prefix list are its
+// prefixes.
+const maxNodes = 3_000_000
+
 // compose turns the text of one file into a tree of nodes, nil for a text
 // without content. The tree holds plain mappings, lists and scalars only:
 // whatever else YAML offers is a problem, because a reader of the policy would
 // have to expand it in their head, and aliases can expand without bound.
 func (d *decoder) compose(text []byte) (*yaml.Node, bool) {
+	if nodesAtMost(text) > maxNodes {
+		d.problems.add(Position{File: d.file}, fmt.Sprintf("the policy file may hold more than %d values", maxNodes), "split it, and move long lists of prefixes to service tag files")
+		return nil, false
+	}
 	loader, err := yaml.NewLoader(bytes.NewReader(text), yaml.WithPlugin(loaderlimits.New(loaderlimits.DepthValue(maxNesting))))
 	if err != nil {
 		d.problems.add(Position{File: d.file}, "the file cannot be read as YAML: "+err.Error(), "")
@@ -49,6 +59,41 @@ func (d *decoder) compose(text []byte) (*yaml.Node, bool) {
 	root := document.Content[0]
 	d.refuseExtras(root)
 	return root, true
+}
+
+// nodesAtMost returns a number that the nodes in the tree of a text do not
+// exceed. Every node but the first stands behind an indicator: an element of a
+// list behind a "-", "[" or ",", and the key and value of a mapping around a ":",
+// behind a "?", or, where both are left out, behind a "{" or ",". What only looks
+// like an indicator, in a comment for instance, is counted too.
+func nodesAtMost(text []byte) int {
+	const pair = 2
+	nodes := 1 + pair
+	for i, c := range text {
+		switch c {
+		case ',', '[', '{':
+			nodes += pair
+		case '-':
+			if !isWord(text, i+1) {
+				nodes++
+			}
+		case ':', '?':
+			if !isWord(text, i-1) || !isWord(text, i+1) {
+				nodes += pair
+			}
+		}
+	}
+	return nodes
+}
+
+// isWord reports a character of those that names, numbers, addresses and times
+// are made of. Between two of them, nothing indicates anything.
+func isWord(text []byte, at int) bool {
+	if at < 0 || at >= len(text) {
+		return false
+	}
+	c := text[at]
+	return '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || c == ':' || c == '/' || c == '-'
 }
 
 // load reads one document. The library panics where it meets a state it takes

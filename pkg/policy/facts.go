@@ -27,6 +27,9 @@ type Facts struct {
 type Interface struct {
 	Name      string
 	Addresses []netip.Addr
+	// Broadcasts are the IPv4 addresses of all hosts of its networks at once,
+	// such as 10.20.0.255.
+	Broadcasts []netip.Addr
 	// Workload marks the host side of a veth or tap: members may live behind
 	// it, so any member of the policy may live here.
 	Workload bool

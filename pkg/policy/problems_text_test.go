@@ -31,6 +31,9 @@ func TestProblemsWithSyntax(t *testing.T) {
 		{"too deep", strings.Repeat("[", 40), []string{
 			`P:1:33: not valid YAML: exceeded max depth of 32: nest at most 32 levels; a policy needs nine`,
 		}},
+		{"too much", "resources: [" + strings.Repeat("a,", maxNodes/2) + "]", []string{
+			`P: the policy file may hold more than 3000000 values: split it, and move long lists of prefixes to service tag files`,
+		}},
 		{"unquoted star", "perimeters:\n  - name: *.example.com\n", []string{
 			`P:2:11: not valid YAML: unknown anchor '.example.com' referenced: put text that begins with "*" in quotes; aliases are not supported`,
 		}},

@@ -11,11 +11,20 @@ import (
 	"strings"
 )
 
+// maxTagPrefixes bounds what one service tag file adds to a policy, so that a
+// file from elsewhere cannot fill the memory: every one of them takes some 100
+// bytes while the policy is read.
+const maxTagPrefixes = 4_000_000
+
+// errTooManyPrefixes is the error about a file with more.
+var errTooManyPrefixes = fmt.Errorf("it holds more than %d prefixes", maxTagPrefixes)
+
 // tagReader reads service tag files and keeps the prefixes of the wanted tags.
 type tagReader struct {
 	problems *collector
 	wanted   map[string]bool
 	offers   map[string]*tagOffer
+	kept     int // prefixes of the present file
 }
 
 // tagOffer is what the files say about one tag.
@@ -29,13 +38,14 @@ type tagOffer struct {
 // prefixes are problems, but hide no tags.
 func (t *tagReader) read(f tagFile, text []byte) bool {
 	var err error
+	t.kept = 0
 	switch f.format {
 	case azureFormat:
 		err = t.azure(f.path, text)
 	case awsFormat:
 		err = t.aws(f.path, text)
 	case plainFormat:
-		t.plain(f, text)
+		err = t.plain(f, text)
 	}
 	if err == nil {
 		return true
@@ -67,13 +77,33 @@ func (t *tagReader) offer(file, tag string) *tagOffer {
 	return o
 }
 
+// keep adds a prefix to what a file says about a tag.
+func (t *tagReader) keep(o *tagOffer, p netip.Prefix) error {
+	if t.kept++; t.kept > maxTagPrefixes {
+		return errTooManyPrefixes
+	}
+	o.prefixes = append(o.prefixes, p)
+	return nil
+}
+
+// prefixTexts is a list of texts that is refused before it takes more memory
+// than the prefixes would.
+type prefixTexts []string
+
+func (l *prefixTexts) UnmarshalJSON(text []byte) error {
+	if bytes.Count(text, []byte(",")) >= maxTagPrefixes {
+		return errTooManyPrefixes
+	}
+	return json.Unmarshal(text, (*[]string)(l))
+}
+
 // azure reads the ServiceTags file of Azure. Tags have the names they have
 // there.
 func (t *tagReader) azure(file string, text []byte) error {
 	var entry struct {
 		Name       string `json:"name"`
 		Properties struct {
-			AddressPrefixes []string `json:"addressPrefixes"`
+			AddressPrefixes prefixTexts `json:"addressPrefixes"`
 		} `json:"properties"`
 	}
 	return eachElement(text, []string{"values"}, func(element *json.Decoder) error {
@@ -90,8 +120,12 @@ func (t *tagReader) azure(file string, text []byte) error {
 			return nil
 		}
 		for _, s := range entry.Properties.AddressPrefixes {
-			if p, ok := t.prefix(file, text, start, s); ok {
-				offer.prefixes = append(offer.prefixes, p)
+			p, ok := t.prefix(file, text, start, s)
+			if !ok {
+				continue
+			}
+			if err := t.keep(offer, p); err != nil {
+				return err
 			}
 		}
 		return nil
@@ -123,8 +157,11 @@ func (t *tagReader) aws(file string, text []byte) error {
 		}
 		p, ok := t.prefix(file, text, start, entry.IPv4+entry.IPv6)
 		for _, offer := range []*tagOffer{everywhere, regional} {
-			if ok && offer != nil {
-				offer.prefixes = append(offer.prefixes, p)
+			if !ok || offer == nil {
+				continue
+			}
+			if err := t.keep(offer, p); err != nil {
+				return err
 			}
 		}
 		return nil
@@ -133,7 +170,7 @@ func (t *tagReader) aws(file string, text []byte) error {
 
 // plain reads a list with an address or a prefix on each line. What follows a
 // "#" is a comment.
-func (t *tagReader) plain(f tagFile, text []byte) {
+func (t *tagReader) plain(f tagFile, text []byte) error {
 	offer := t.offer(f.path, f.name)
 	if offer == nil {
 		offer = &tagOffer{} // checked all the same
@@ -153,8 +190,11 @@ func (t *tagReader) plain(f tagFile, text []byte) {
 			t.problems.addFault(Position{File: f.path, Line: number, Column: column}, err)
 			continue
 		}
-		offer.prefixes = append(offer.prefixes, p)
+		if err := t.keep(offer, p); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
 // prefix parses a prefix of a JSON file, in an element that starts at an offset.

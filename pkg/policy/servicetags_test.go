@@ -39,6 +39,20 @@ func TestBrokenServiceTagFiles(t *testing.T) {
 	}
 }
 
+// A file from elsewhere cannot fill the memory.
+func TestServiceTagFilesAreBounded(t *testing.T) {
+	const rule = "serviceTags: [{file: tags, format: %s}]\nresources: [{name: a, addresses: [10.0.0.1], firewall: [{name: r, direction: Inbound, serviceTags: [t]}]}]"
+	for format, text := range map[string]string{
+		"plain, name: t": strings.Repeat("::\n", maxTagPrefixes+1),
+		"azure":          `{"values": [{"name": "t", "properties": {"addressPrefixes": ["` + strings.Repeat(`","`, maxTagPrefixes) + `"]}}]}`,
+	} {
+		_, err := parseAll([]string{"p.yaml"}, inMemory(map[string]string{"p.yaml": fmt.Sprintf(rule, format), "tags": text}))
+		if err == nil || !strings.Contains(err.Error(), "it holds more than 4000000 prefixes") {
+			t.Errorf("%s: got %v", format, err)
+		}
+	}
+}
+
 // The cuts of real files, against a decoder that knows nothing of this package.
 func TestRealServiceTags(t *testing.T) {
 	p, err := Parse("testdata/policy.yaml", []byte(`

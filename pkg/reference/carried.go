@@ -88,7 +88,7 @@ func (e *Evaluator) unlisted(direction policy.Direction, pkt Packet) bool {
 	if direction == policy.Outbound {
 		return false
 	}
-	if isMulticast(pkt) {
+	if e.isMulticast(pkt) {
 		return len(e.livingHere()) > 0
 	}
 	return len(e.carried(pkt.Local)) > 0 && e.attribute(direction, pkt) == nil

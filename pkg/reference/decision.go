@@ -4,6 +4,10 @@ import "github.com/perimeterd/perimeterd/pkg/policy"
 
 // Reasons of verdicts that need no policy, spelled as the data path spells them.
 const (
+	// ReasonNotIP: nothing a policy could speak of. It passes.
+	ReasonNotIP policy.Reason = "not-ip"
+	// ReasonLinkFailsafe: the link itself needs it. It passes.
+	ReasonLinkFailsafe policy.Reason = "link-failsafe"
 	// ReasonUngoverned: the packet is of no member.
 	ReasonUngoverned policy.Reason = "ungoverned"
 	// ReasonEstablished: the packet belongs to an allowed flow.
@@ -55,6 +59,13 @@ func ungoverned(direction policy.Direction) Decision {
 		Direction: direction,
 		Reason:    ReasonUngoverned,
 	}
+}
+
+// withoutPolicy lets a packet pass that no policy is asked about.
+func withoutPolicy(pkt Packet, reason policy.Reason) Decision {
+	d := ungoverned(pkt.Direction())
+	d.Reason = reason
+	return d
 }
 
 // decide is a decision about a packet of this member. What decides here is

@@ -15,6 +15,8 @@ type Evaluator struct {
 	facts    policy.Facts
 	members  []*member // every resource, by name
 	failsafe []policy.AccessRule
+
+	broadcasts []netip.Addr // directed ones, of this host
 }
 
 // member is a resource with what the perimeters say of it. Resources that are
@@ -43,6 +45,7 @@ func New(p *policy.Policy, facts policy.Facts) *Evaluator {
 	slices.SortFunc(e.members, func(a, b *member) int {
 		return cmp.Compare(a.resource.Name, b.resource.Name)
 	})
+	e.broadcasts = e.broadcastsOf(&facts)
 	return e
 }
 
@@ -70,7 +73,7 @@ func (m *member) associate(p *policy.Policy) {
 // connection is asked about in both. The TCP flags, the echo identifier and
 // the quoted packet play no role, and Unjudgeable must be empty.
 func (e *Evaluator) Judge(direction policy.Direction, pkt Packet) Decision {
-	if isMulticast(pkt) {
+	if e.isMulticast(pkt) {
 		return e.judgeMulticast(direction, pkt)
 	}
 	m := e.attribute(direction, pkt)

@@ -2,13 +2,18 @@ package reference
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/perimeterd/perimeterd/pkg/policy"
 )
 
-// isMulticast reports a packet for several hosts at once. Directed broadcast
-// addresses are not known here.
-func isMulticast(pkt Packet) bool {
+// isMulticast reports a packet for several hosts at once. What a host sends in the
+// name of all hosts of its network, which only a forger does, is judged like what
+// is sent to them.
+func (e *Evaluator) isMulticast(pkt Packet) bool {
+	if slices.Contains(e.broadcasts, pkt.Local) {
+		return true
+	}
 	for _, prefix := range []netip.Prefix{
 		netip.MustParsePrefix("224.0.0.0/4"),
 		netip.MustParsePrefix("255.255.255.255/32"),
@@ -22,12 +27,25 @@ func isMulticast(pkt Packet) bool {
 	return false
 }
 
-// judgeMulticast judges for every resource that lives on this host and serves
-// the port: denied if any of them denies.
+// broadcastsOf returns the directed broadcast addresses of the host. Where nobody
+// lives there is nobody to judge them for; then they are addresses like others.
+func (e *Evaluator) broadcastsOf(facts *policy.Facts) []netip.Addr {
+	if len(e.livingHere()) == 0 {
+		return nil
+	}
+	var out []netip.Addr
+	for _, i := range facts.Interfaces {
+		out = append(out, i.Broadcasts...)
+	}
+	return out
+}
+
+// judgeMulticast judges for every resource that lives on this host and, inbound,
+// serves the port: denied if any of them denies.
 func (e *Evaluator) judgeMulticast(direction policy.Direction, pkt Packet) Decision {
 	first := ungoverned(direction)
 	for _, m := range e.livingHere() {
-		if len(m.resource.Services) > 0 && !serves(m.resource.Services, pkt.Protocol, pkt.localPort()) {
+		if direction == policy.Inbound && len(m.resource.Services) > 0 && !serves(m.resource.Services, pkt.Protocol, pkt.localPort()) {
 			continue
 		}
 		d := e.judgeFor(m, direction, pkt)

@@ -79,3 +79,25 @@ func TestMulticastAudit(t *testing.T) {
 		t.Errorf("Audit: would be %v", d.WouldBe)
 	}
 }
+
+// TestDirectedBroadcast: the broadcast addresses of the host's networks are
+// judged as groups are, in both directions, if anybody lives here.
+func TestDirectedBroadcast(t *testing.T) {
+	const open, noOwn = policy.ReasonPublicAccessEnabled, policy.ReasonNoFirewallRule
+	p, facts := crowd()
+	facts.Interfaces[0].Broadcasts = []netip.Addr{netip.MustParseAddr("10.20.0.255")}
+	judge(t, reference.New(p, facts), []row{
+		{"all admit it", udpPacket(in, "10.20.0.255", 9, rulePeer, 9), allowed, open, "alpha", ""},
+		{"one does not", udpPacket(in, "10.20.0.255", 9, nobody, 9), denied, noOwn, "beta", ""},
+		{"the address before it", udpPacket(in, "10.20.0.254", 9, nobody, 9), allowed, reference.ReasonUngoverned, "", ""},
+		{"in its name", udpPacket(out, "10.20.0.255", 9, nobody, 9), allowed, open, "alpha", ""},
+	})
+	d := reference.New(p, facts).Unjudged(reference.Packet{Towards: true, Local: netip.MustParseAddr("10.20.0.255"), Unjudgeable: "x"})
+	if d.Resource != "delta" || d.Verdict != denied { // the only one here that is strict
+		t.Errorf("what cannot be judged: %+v", d)
+	}
+	p.Resources = append(p.Resources[4:], host("around", "10.20.0.128/25"))
+	judge(t, reference.New(p, facts), []row{
+		{"nobody lives here", udpPacket(in, "10.20.0.255", 9, nobody, 9), allowed, open, "around", ""},
+	})
+}

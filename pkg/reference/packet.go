@@ -25,15 +25,19 @@ type Packet struct {
 	// segment. Ignored unless Protocol is TCP.
 	Sequence, Acknowledgement, PayloadLength uint32
 
-	// ICMPType and EchoID are ignored unless Protocol is ICMP or ICMPv6.
-	ICMPType uint8
-	EchoID   uint16 // identifier of an echo request or reply
+	// These are ignored unless Protocol is the ICMP of the addresses' family.
+	ICMPType, ICMPCode uint8
+	EchoID             uint16 // identifier of an echo request or reply
 
 	// Quoted is the packet an ICMP error quotes, seen from the same member:
 	// Quoted.Local is the quoted source in a packet towards the member, the
 	// quoted destination in a packet from it. Its interface is taken to be the
 	// error's. Nil when there is none, or when too little of it is left to read.
 	Quoted *Packet
+
+	// NeededByLink is set for what no policy may cut off, since the link itself
+	// needs it: neighbour discovery, MLD, IGMP, DHCP. Only the frame tells.
+	NeededByLink bool
 
 	// Unjudgeable is the parser's reason when the packet could not be
 	// understood. Empty for all others. Nothing behind the addresses counts
@@ -81,15 +85,28 @@ func (p Packet) rulePort(direction policy.Direction) uint16 {
 	return p.peerPort()
 }
 
+// icmpOf is the ICMP of an address's family. The other family's is a protocol
+// like any that is not looked into.
+func icmpOf(addr netip.Addr) uint8 {
+	if addr.Is4() {
+		return policy.ProtocolICMP
+	}
+	return policy.ProtocolICMPv6
+}
+
+// isICMP reports a message that says what it is by its type.
+func (p Packet) isICMP() bool { return p.Protocol == icmpOf(p.Local) }
+
 // isEcho reports an echo request or reply, the ICMP messages with an identifier.
 func (p Packet) isEcho() bool {
-	switch p.Protocol {
-	case policy.ProtocolICMP:
+	switch {
+	case !p.isICMP():
+		return false
+	case p.Local.Is4():
 		return p.ICMPType == 8 || p.ICMPType == 0
-	case policy.ProtocolICMPv6:
+	default:
 		return p.ICMPType == 128 || p.ICMPType == 129
 	}
-	return false
 }
 
 // isEchoReply reports an answer to an echo request.
@@ -100,13 +117,14 @@ func (p Packet) isEchoReply() bool {
 // isICMPError reports the ICMP messages that quote another packet: unreachable,
 // source quench or too big, time exceeded, parameter problem.
 func (p Packet) isICMPError() bool {
-	switch p.Protocol {
-	case policy.ProtocolICMP:
+	switch {
+	case !p.isICMP():
+		return false
+	case p.Local.Is4():
 		return p.ICMPType == 3 || p.ICMPType == 4 || p.ICMPType == 11 || p.ICMPType == 12
-	case policy.ProtocolICMPv6:
+	default:
 		return 1 <= p.ICMPType && p.ICMPType <= 4
 	}
-	return false
 }
 
 // opensTCP reports the packet that opens a connection.

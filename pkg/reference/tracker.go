@@ -98,6 +98,9 @@ func (t *Tracker) Decide(pkt Packet) Decision {
 			return d
 		}
 	}
+	if pkt.NeededByLink {
+		return withoutPolicy(pkt, ReasonLinkFailsafe)
+	}
 	if pkt.isICMPError() {
 		if d, ok := t.decideRelated(pkt); ok {
 			return d
@@ -220,7 +223,7 @@ func (f flow) pass(reason policy.Reason) Decision {
 
 // keyOf is the key of the flow the packet belongs to. Instead of ports, ICMP has
 // what the message is about and which side opened: of an echo its identifier,
-// so that only a reply answers a request; of all else its type.
+// so that only a reply answers a request; of all else its type and code.
 func keyOf(pkt Packet) flowKey {
 	key := flowKey{
 		local:     pkt.Local,
@@ -229,7 +232,7 @@ func keyOf(pkt Packet) flowKey {
 		peerPort:  pkt.peerPort(),
 		protocol:  pkt.Protocol,
 	}
-	if pkt.Protocol != policy.ProtocolICMP && pkt.Protocol != policy.ProtocolICMPv6 {
+	if !pkt.isICMP() {
 		return key
 	}
 	const byPeer, byLocal, notEcho = 1, 2, 2
@@ -238,7 +241,7 @@ func keyOf(pkt Packet) flowKey {
 		key.peerPort = byPeer
 	}
 	if !pkt.isEcho() {
-		key.localPort = uint16(pkt.ICMPType) << 8
+		key.localPort = uint16(pkt.ICMPType)<<8 | uint16(pkt.ICMPCode)
 		key.peerPort += notEcho
 	}
 	return key

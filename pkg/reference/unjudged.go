@@ -11,7 +11,7 @@ import "github.com/perimeterd/perimeterd/pkg/policy"
 func (e *Evaluator) Unjudged(pkt Packet) Decision {
 	known := pkt.Local.IsValid()
 	var candidates []*member
-	if known && !isMulticast(pkt) {
+	if known && !e.isMulticast(pkt) {
 		candidates = e.carriedMembers(pkt.Local)
 	} else {
 		candidates = e.livingHere()

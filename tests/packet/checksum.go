@@ -25,14 +25,19 @@ func (c checksum) put(segment []byte, offset int, source, destination netip.Addr
 	case checksumPlain:
 		binary.BigEndian.PutUint16(segment[offset:], ^fold(sum(0, segment)))
 	case checksumWithPseudoHeader:
-		s := sum(uint32(len(segment))+uint32(protocol), source.AsSlice())
-		s = sum(sum(s, destination.AsSlice()), segment)
-		value := ^fold(s)
+		value := Checksum(source, destination, protocol, segment)
 		if value == 0 && (protocol == protocolUDP || protocol == protocolUDPLite) {
 			value = 0xffff // zero says that there is no checksum
 		}
 		binary.BigEndian.PutUint16(segment[offset:], value)
 	}
+}
+
+// Checksum returns the Internet checksum of a segment and its pseudo header, for
+// protocols of which this package knows nothing. The segment's own is zero.
+func Checksum(source, destination netip.Addr, protocol uint8, segment []byte) uint16 {
+	s := sum(uint32(len(segment))+uint32(protocol), source.AsSlice())
+	return ^fold(sum(sum(s, destination.AsSlice()), segment))
 }
 
 // sum adds 16-bit words, the last one padded with zero. A datagram's 64 KiB

@@ -61,7 +61,11 @@ func (d *description) ethernet() {
 			if etherType == etherTypeServiceVLAN {
 				name = "service vlan"
 			}
-			d.say("%s %d", name, binary.BigEndian.Uint16(b)&0xfff)
+			control := binary.BigEndian.Uint16(b)
+			d.say("%s %d", name, control&0xfff)
+			if control > 0xfff {
+				d.say("priority %d", control>>12)
+			}
 			continue
 		case etherTypeIPv4, etherTypeIPv6:
 			d.ip()
@@ -127,6 +131,7 @@ func (d *description) ip4() {
 	d.limit(int(binary.BigEndian.Uint16(b[2:])) - size)
 	place := binary.BigEndian.Uint16(b[6:])
 	offset, more := int(place&0x1fff)*8, place&0x2000 != 0
+	d.reserved(place & 0x8000) // hosts set the other one, do not fragment, as they like
 	if offset != 0 || more {
 		d.fragment(offset, more, uint32(binary.BigEndian.Uint16(b[4:])))
 	}
@@ -176,6 +181,13 @@ func (d *description) fragment(offset int, more bool, id uint32) {
 	d.say("fragment at %d, %s, id %d", offset, last, id)
 }
 
+// reserved tells of the bits beside a fragment's offset.
+func (d *description) reserved(bits uint16) {
+	if bits != 0 {
+		d.say("reserved %#04x", bits)
+	}
+}
+
 // behind reads extension headers and then the segment. What is in a fragment
 // that is not the first is only payload.
 func (d *description) behind(protocol uint8, offset int) {
@@ -196,6 +208,7 @@ func (d *description) behind(protocol uint8, offset int) {
 			place := binary.BigEndian.Uint16(b[2:])
 			offset = int(place &^ 7)
 			d.fragment(offset, place&1 != 0, binary.BigEndian.Uint32(b[4:]))
+			d.reserved(uint16(b[1])<<8 | place&6)
 			protocol = b[0]
 			continue
 		case Authentication:

@@ -31,7 +31,7 @@ type ethernet struct {
 	etherType           uint16 // 0 = of the IP family
 }
 
-type tag struct{ etherType, vid uint16 }
+type tag struct{ etherType, control uint16 }
 
 // Locally administered addresses, as veth has.
 var (
@@ -81,7 +81,7 @@ func (p Packet) Frame() []byte {
 	b := slices.Concat(p.ethernet.destination[:], p.ethernet.source[:])
 	for _, t := range p.ethernet.tags {
 		b = binary.BigEndian.AppendUint16(b, t.etherType)
-		b = binary.BigEndian.AppendUint16(b, t.vid)
+		b = binary.BigEndian.AppendUint16(b, t.control)
 	}
 	b = binary.BigEndian.AppendUint16(b, p.etherType())
 	b = append(b, p.Datagram()...)
@@ -96,6 +96,9 @@ func (p Packet) Datagram() []byte {
 		s := p.encodeSegment()
 		b = p.network.encode(p.overrides, len(s))
 		b = append(b, s[:kept(p.cutSegment, len(s))]...)
+		if p.network.source.Is4() {
+			putHeaderChecksum(p.overrides, b)
+		}
 	} else {
 		b = slices.Clone(p.payload)
 	}
@@ -136,9 +139,10 @@ func (p Packet) encodeSegment() []byte {
 }
 
 // encode returns the IP header and the headers behind it, in front of a
-// segment of this size.
+// segment of this size. The checksum of an IPv4 header is still 0.
 func (n *network) encode(set overrides, segmentSize int) []byte {
-	next, behind := chain(n.headers, n.protocol)
+	reserved := set.or(FragmentReserved, 0)
+	next, behind := chain(n.headers, n.protocol, reserved)
 	if n.source.Is6() {
 		b := make([]byte, 40, 40+len(behind))
 		b[0] = byte(set.or(Version, 6) << 4)
@@ -154,26 +158,33 @@ func (n *network) encode(set overrides, segmentSize int) []byte {
 	b[0] = byte(set.or(Version, 4)<<4 | set.or(HeaderLength, size/4)&0xf)
 	binary.BigEndian.PutUint16(b[2:], set.or(TotalLength, size+len(behind)+segmentSize))
 	binary.BigEndian.PutUint16(b[4:], uint16(n.fragment.id))
-	binary.BigEndian.PutUint16(b[6:], uint16(n.fragment.offset/8)|bit(n.fragment.more, 13))
+	binary.BigEndian.PutUint16(b[6:], uint16(n.fragment.offset/8)|bit(n.fragment.more, 13)|reserved)
 	b[8] = byte(set.or(HopLimit, 64))
 	b[9] = next
 	copy(b[12:], n.source.AsSlice())
 	copy(b[16:], n.destination.AsSlice())
 	b = append(b, n.options...)
-	right := ^fold(sum(0, b))
-	binary.BigEndian.PutUint16(b[10:], set.or(HeaderChecksum, int(right)))
 	return append(b, behind...)
 }
 
+// putHeaderChecksum protects the IPv4 header at the front of a datagram, as long
+// as it says that it is.
+func putHeaderChecksum(set overrides, datagram []byte) {
+	size := max(20, int(datagram[0]&0xf)*4)
+	right := ^fold(sum(0, datagram[:min(size, len(datagram))]))
+	binary.BigEndian.PutUint16(datagram[10:], set.or(HeaderChecksum, int(right)))
+}
+
 // chain encodes headers in front of a protocol. It returns the kind of the
-// first, or the protocol if there is none.
-func chain(headers []header, protocol uint8) (first uint8, encoded []byte) {
+// first, or the protocol if there is none. Fragment headers get these reserved
+// bits.
+func chain(headers []header, protocol uint8, reserved uint16) (first uint8, encoded []byte) {
 	for i, h := range headers {
 		next := protocol
 		if i+1 < len(headers) {
 			next = headers[i+1].kind
 		}
-		encoded = append(encoded, h.encode(next)...)
+		encoded = append(encoded, h.encode(next, reserved)...)
 	}
 	if len(headers) == 0 {
 		return protocol, nil
@@ -181,11 +192,15 @@ func chain(headers []header, protocol uint8) (first uint8, encoded []byte) {
 	return headers[0].kind, encoded
 }
 
-func (h header) encode(next uint8) []byte {
+func (h header) encode(next uint8, reserved uint16) []byte {
+	if h.raw != nil {
+		return append([]byte{next}, h.raw...)
+	}
 	b := make([]byte, h.size)
 	b[0] = next
 	if h.kind == kindFragment {
-		binary.BigEndian.PutUint16(b[2:], uint16(h.fragment.offset)|bit(h.fragment.more, 0))
+		b[1] = byte(reserved >> 8)
+		binary.BigEndian.PutUint16(b[2:], uint16(h.fragment.offset)|bit(h.fragment.more, 0)|reserved&0xff)
 		binary.BigEndian.PutUint32(b[4:], h.fragment.id)
 		return b
 	}

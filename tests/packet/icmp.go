@@ -77,3 +77,11 @@ func ICMPError[A Address](source A, kind Error, quoted Packet) Packet {
 	quote := quoted.Datagram()
 	return p.Payload(string(quote[:min(room, len(quote))]))
 }
+
+// To sends a packet to another address, as an error that is about somebody else's
+// packet.
+func (p Packet) To(destination string) Packet {
+	_, p.network.destination = family(p.network.source, address(destination))
+	p.ethernet.destination = destinationMAC(p.network.destination)
+	return p
+}

@@ -21,6 +21,7 @@ type header struct {
 	kind     uint8
 	size     int // bytes
 	fragment fragment
+	raw      []byte // instead of the above, all behind the next header
 }
 
 type fragment struct {
@@ -85,6 +86,16 @@ func (p Packet) LongExtension(kind uint8, size int) Packet {
 	return p.withHeader(header{kind: kind, size: size})
 }
 
+// RawExtension adds a header of any kind behind those already there; content is
+// all of it behind its first byte, the next header: normally its length and what
+// follows, right or wrong.
+func (p Packet) RawExtension(kind uint8, content ...byte) Packet {
+	if p.network.source.Is4() && kind != Authentication {
+		panic("packet: IPv4 has no extension headers but Authentication")
+	}
+	return p.withHeader(header{kind: kind, raw: append([]byte{}, content...)})
+}
+
 // Fragment says that the packet is a fragment at this byte offset, with more
 // fragments behind it or not. What the packet carries stays as it is: at an
 // offset other than 0, it is data that only looks like ports. On IPv6, the
@@ -106,20 +117,14 @@ func (p Packet) Fragment(offset int, more bool, id uint32) Packet {
 // into what can be cut: on IPv6, all behind the last hop-by-hop or routing
 // header. Cut and Trailer, if used, apply to every fragment.
 func (p Packet) Split(id uint32, offsets ...int) []Packet {
-	each := 0 // headers that each fragment repeats
-	if p.network.source.Is6() {
-		for i, h := range p.network.headers {
-			if h.kind == HopByHop || h.kind == Routing {
-				each = i + 1
-			}
-		}
-	}
-	protocol, body := chain(p.network.headers[each:], p.network.protocol)
+	each := p.repeated()
+	protocol, body := chain(p.network.headers[each:], p.network.protocol, 0)
 	body = append(body, p.encodeSegment()...)
 	piece := p
 	piece.network.protocol = protocol
 	piece.network.headers = p.network.headers[:each]
 	piece.segment = segment{}
+	piece.overrides = p.overrides.ofNetwork() // the rest is in the body already
 	var pieces []Packet
 	start := 0
 	for i := range len(offsets) + 1 {
@@ -131,6 +136,25 @@ func (p Packet) Split(id uint32, offsets ...int) []Packet {
 		start = end
 	}
 	return pieces
+}
+
+// Fragmentable returns how many bytes Split has to cut.
+func (p Packet) Fragmentable() int {
+	_, body := chain(p.network.headers[p.repeated():], p.network.protocol, 0)
+	return len(body) + len(p.encodeSegment())
+}
+
+// repeated returns how many of the headers each fragment repeats.
+func (p Packet) repeated() int {
+	each := 0
+	if p.network.source.Is6() {
+		for i, h := range p.network.headers {
+			if h.kind == HopByHop || h.kind == Routing {
+				each = i + 1
+			}
+		}
+	}
+	return each
 }
 
 func (p Packet) withHeader(h header) Packet {

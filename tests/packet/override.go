@@ -15,6 +15,11 @@ const (
 	HopLimit                    // the time to live of IPv4
 	HeaderChecksum              // of IPv4
 
+	// FragmentReserved is the bits beside a fragment's offset that say nothing of
+	// it: on IPv4 0x8000 and 0x4000, do not fragment; on IPv6 the reserved byte in
+	// the high half, and 0x0006.
+	FragmentReserved
+
 	SegmentLength       // of UDP; of UDP-Lite the coverage
 	SegmentHeaderLength // the data offset of TCP and DCCP, in words of 4 bytes
 	SegmentChecksum     // what follows the IP headers; of SCTP the first half
@@ -22,6 +27,13 @@ const (
 
 // overrides are the values that With set. They are never changed in place.
 type overrides map[Field]uint16
+
+// ofNetwork returns those that are not of the segment.
+func (o overrides) ofNetwork() overrides {
+	out := maps.Clone(o)
+	maps.DeleteFunc(out, func(field Field, _ uint16) bool { return field >= SegmentLength })
+	return out
+}
 
 // or returns the field's value if With set it, and the right one otherwise.
 func (o overrides) or(field Field, right int) uint16 {
@@ -50,7 +62,7 @@ func (p Packet) With(field Field, value uint16) Packet {
 
 func (p Packet) has(field Field) bool {
 	switch field {
-	case Version, TotalLength, HopLimit:
+	case Version, TotalLength, HopLimit, FragmentReserved:
 		return p.isIP()
 	case HeaderLength, HeaderChecksum:
 		return p.network.source.Is4()

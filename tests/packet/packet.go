@@ -193,6 +193,11 @@ func ports(size int, source, destination uint16) []byte {
 	return header
 }
 
+// Source and Destination return the IP addresses.
+func (p Packet) Source() netip.Addr { return p.network.source }
+
+func (p Packet) Destination() netip.Addr { return p.network.destination }
+
 // Payload sets what follows the headers.
 func (p Packet) Payload(data string) Packet {
 	p.payload = []byte(data)
@@ -210,18 +215,20 @@ func (p Packet) Sequence(sequence, acknowledgement uint32) Packet {
 
 // Tagged adds 802.1Q tags, outermost first, inside those already there.
 func (p Packet) Tagged(vids ...uint16) Packet {
-	return p.tagged(etherTypeVLAN, vids)
+	return p.TaggedAs(etherTypeVLAN, vids...)
 }
 
 // ServiceTagged adds 802.1ad tags, as the outer ones of a provider's network.
 func (p Packet) ServiceTagged(vids ...uint16) Packet {
-	return p.tagged(etherTypeServiceVLAN, vids)
+	return p.TaggedAs(etherTypeServiceVLAN, vids...)
 }
 
-func (p Packet) tagged(etherType uint16, vids []uint16) Packet {
+// TaggedAs adds tags of any ethertype with all of their control information:
+// 3 bits of priority, one of drop eligibility, 12 of VLAN.
+func (p Packet) TaggedAs(etherType uint16, controls ...uint16) Packet {
 	p.ethernet.tags = slices.Clone(p.ethernet.tags)
-	for _, vid := range vids {
-		p.ethernet.tags = append(p.ethernet.tags, tag{etherType, vid})
+	for _, control := range controls {
+		p.ethernet.tags = append(p.ethernet.tags, tag{etherType, control})
 	}
 	return p
 }

@@ -52,12 +52,18 @@ func TestDescribe(t *testing.T) {
 
 		{udp4.Tagged(5), "vlan 5, " + on4 + "udp 4000 > 53"},
 		{udp6.ServiceTagged(7).Tagged(5, 0), "service vlan 7, vlan 5, vlan 0, " + on6 + "udp 4000 > 53"},
+		{udp4.TaggedAs(0x8100, 0xa005), "vlan 5, priority 10, " + on4 + "udp 4000 > 53"},
 		{udp4.Options(1, 1, 1), on4 + "options 01010100, udp 4000 > 53"},
 		{udp6.Extensions(packet.HopByHop, packet.Routing, packet.DestinationOptions), on6 + "hop-by-hop of 8 bytes, routing of 8 bytes, destination options of 8 bytes, udp 4000 > 53"},
 		{udp6.LongExtension(packet.DestinationOptions, 2048), on6 + "destination options of 2048 bytes, udp 4000 > 53"},
 		{udp4.Extensions(packet.Authentication), on4 + "authentication of 24 bytes, udp 4000 > 53"},
 		{udp6.Extensions(packet.Authentication), on6 + "authentication of 24 bytes, udp 4000 > 53"},
 
+		{udp6.RawExtension(packet.Routing, 0, 4, 1, 0, 0, 0, 0), on6 + "routing of 8 bytes, udp 4000 > 53"},
+		{udp6.RawExtension(packet.DestinationOptions, 1, 2, 3), on6 + "destination options cut to 12 of 16 bytes"},
+		{udp6.Fragment(0, true, 9).With(packet.FragmentReserved, 0x1806), on6 + "fragment at 0, more, id 9, reserved 0x1806, udp 4000 > 53"},
+		{udp4.Fragment(0, true, 9).With(packet.FragmentReserved, 0x8000), on4 + "reserved 0x8000, fragment at 0, more, id 9, udp 4000 > 53"},
+		{udp4.With(packet.FragmentReserved, 0x4000), on4 + "udp 4000 > 53"},
 		{udp4.Fragment(0, true, 9), on4 + "fragment at 0, more, id 9, udp 4000 > 53"},
 		{udp6.Fragment(0, false, 9), on6 + "fragment at 0, last, id 9, udp 4000 > 53"},
 		{udp4.Fragment(8, false, 9).CutSegment(1), on4 + "cut to 1 of 8 bytes, fragment at 8, last, id 9, protocol 17, \"\\x0f\""},
@@ -96,6 +102,34 @@ func TestDescribeNeverPanics(t *testing.T) {
 	}
 }
 
+func TestFragmentable(t *testing.T) {
+	for _, test := range []struct {
+		packet packet.Packet
+		want   int
+	}{
+		{packet.UDP(peer4, member4, 1, 2).Payload("hi").Options(1), 10},
+		{packet.UDP(peer6, member6, 1, 2).Extensions(packet.HopByHop, packet.DestinationOptions), 16},
+	} {
+		pieces := test.packet.Split(1, 8)
+		if got := test.packet.Fragmentable(); got != test.want || len(pieces) != 2 {
+			t.Errorf("%s: %d bytes, want %d", test.packet, got, test.want)
+		}
+	}
+}
+
+func TestSplitCutsWhatWithSet(t *testing.T) {
+	p := packet.TCP(peer4, member4, 1, 2, packet.SYN).With(packet.SegmentHeaderLength, 4).With(packet.HopLimit, 9)
+	pieces := p.Split(1, 8, 16)
+	if got := pieces[1].Datagram()[20+4]; got != 4<<4 {
+		t.Errorf("the data offset is %#x, want %#x", got, 4<<4)
+	}
+	for _, piece := range pieces {
+		if !strings.Contains(piece.String(), "hop limit 9") {
+			t.Errorf("%s: want hop limit 9", piece)
+		}
+	}
+}
+
 func TestMethodsReturnCopies(t *testing.T) {
 	p := packet.TCP(peer6, member6, 1, 2, packet.SYN).Tagged(1).Extensions(packet.HopByHop).With(packet.HopLimit, 1)
 	want := p.String()
@@ -129,6 +163,7 @@ func TestMistakesPanic(t *testing.T) {
 		"two families":         func() { packet.UDP(peer4, member6, 1, 2) },
 		"options on IPv6":      func() { udp6.Options(1) },
 		"extension on IPv4":    func() { udp4.Extensions(packet.HopByHop) },
+		"raw one on IPv4":      func() { udp4.RawExtension(packet.HopByHop, 0) },
 		"fragment offset":      func() { udp4.Fragment(7, true, 1) },
 		"sequence of UDP":      func() { udp4.Sequence(1, 2) },
 		"checksum of IPv6":     func() { udp6.With(packet.HeaderChecksum, 1) },

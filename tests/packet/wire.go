@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -11,7 +12,10 @@ import (
 
 // Wire sends and receives whole frames on an interface, past the network stack
 // of the host that it is on.
-type Wire struct{ socket *os.File }
+type Wire struct {
+	socket *os.File
+	room   []byte // for the next frame; also for what segmentation offload leaves whole
+}
 
 // OpenWire opens an interface of the network namespace that the calling thread
 // is in. The wire hears what the interface receives, not what it sends. The
@@ -27,7 +31,7 @@ func OpenWire(interfaceName string) (*Wire, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a packet socket (CAP_NET_RAW is needed): %w", err)
 	}
-	w := &Wire{os.NewFile(uintptr(fd), "wire of "+interfaceName)}
+	w := &Wire{socket: os.NewFile(uintptr(fd), "wire of "+interfaceName), room: make([]byte, 1<<16)}
 	err = unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1)
 	if err == nil {
 		err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: everything, Ifindex: itf.Index})
@@ -42,11 +46,17 @@ func OpenWire(interfaceName string) (*Wire, error) {
 // Send sends frames.
 func (w *Wire) Send(packets ...Packet) error {
 	for _, p := range packets {
-		if _, err := w.socket.Write(p.Frame()); err != nil {
+		if err := w.SendFrame(p.Frame()); err != nil {
 			return fmt.Errorf("send %v: %w", p, err)
 		}
 	}
 	return nil
+}
+
+// SendFrame sends a frame as it is. It has an Ethernet header at least.
+func (w *Wire) SendFrame(frame []byte) error {
+	_, err := w.socket.Write(frame)
+	return err
 }
 
 // Receive returns the next frame, or an error that is os.ErrDeadlineExceeded
@@ -55,12 +65,11 @@ func (w *Wire) Receive(deadline time.Time) ([]byte, error) {
 	if err := w.socket.SetReadDeadline(deadline); err != nil {
 		return nil, err
 	}
-	frame := make([]byte, 1<<16) // also what segmentation offload leaves whole
-	n, err := w.socket.Read(frame)
+	n, err := w.socket.Read(w.room)
 	if err != nil {
 		return nil, err
 	}
-	return frame[:n], nil
+	return slices.Clone(w.room[:n]), nil
 }
 
 // Close closes the wire.

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -16,14 +18,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Variable is the environment variable that, set to "privileged", makes a
-// missing right a failure. CI=true does the same.
+// Variable is the environment variable that says of what the tests are the proof:
+// words with commas between them. "privileged" makes a missing right a failure;
+// CI=true does the same.
 const Variable = "PERIMETERD_TESTS"
+
+// AllDevices is the word that makes it a failure if the kernel lacks a kind of
+// network device, or of socket, that has a test.
+const AllDevices = "all-devices"
+
+// Demanded reports whether Variable has the word.
+func Demanded(word string) bool { return demanded(word, os.Getenv) }
+
+func demanded(word string, getenv func(string) string) bool {
+	return slices.Contains(strings.Split(getenv(Variable), ","), word)
+}
 
 // Require returns when this process may do what a privileged test does: be
 // root, make network namespaces, load programs for TC. Otherwise it skips the
-// test and says what is missing, or fails it where CI=true or
-// PERIMETERD_TESTS=privileged is set.
+// test and says what is missing, or fails it where CI=true is set or
+// PERIMETERD_TESTS says "privileged".
 func Require(tb testing.TB) {
 	tb.Helper()
 	require(tb, missing(), os.Getenv)
@@ -50,7 +64,7 @@ func require(tb testing.TB, missing error, getenv func(string) string) {
 	tb.Helper()
 	switch {
 	case missing == nil:
-	case getenv("CI") == "true" || getenv(Variable) == "privileged":
+	case getenv("CI") == "true" || demanded("privileged", getenv):
 		tb.Fatalf("a privileged test cannot run here: %v", missing)
 	default:
 		tb.Skipf("a privileged test cannot run here: %v", missing)

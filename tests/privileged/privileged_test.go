@@ -24,7 +24,9 @@ func TestMissingRightSkipsOnlyWhereNobodyReliesOnTheTest(t *testing.T) {
 		{"developer", absent, nil, "skipped"},
 		{"developer, other values", absent, map[string]string{"CI": "false", Variable: "no"}, "skipped"},
 		{"CI", absent, map[string]string{"CI": "true"}, "failed"},
+		{"developer, a word like it", absent, map[string]string{Variable: "unprivileged,all-devices"}, "skipped"},
 		{"privileged run", absent, map[string]string{Variable: "privileged"}, "failed"},
+		{"privileged run of more", absent, map[string]string{Variable: "all-devices,privileged"}, "failed"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			tb := &recorder{TB: t, outcome: "runs"}

@@ -76,8 +76,8 @@ func (d *draw) drawFacts() policy.Facts {
 		Names:    make(map[string][]netip.Addr),
 		Interfaces: []policy.Interface{
 			{Name: "lo", Loopback: true, Addresses: addrs("127.0.0.1", "::1")},
-			{Name: "eth0", Addresses: addrs("10.20.0.5", "10.20.1.0", "2001:db8::5")},
-			{Name: "eth1", Addresses: addrs("203.0.113.128", "2001:db8::100", "fe80::1%eth1")},
+			{Name: "eth0", Addresses: addrs("10.20.0.5", "10.20.1.0", "2001:db8::5"), Broadcasts: addrs("10.20.0.255")},
+			{Name: "eth1", Addresses: addrs("203.0.113.128", "2001:db8::100", "fe80::1%eth1"), Broadcasts: addrs("203.0.113.255", "10.19.255.255")},
 			{Name: "wg0", Addresses: addrs("10.20.0.255", "fd20::1")},
 		},
 	}
