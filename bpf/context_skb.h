@@ -34,8 +34,27 @@ static __always_inline void context_frame(context *skb, struct frame *frame)
 		.end = (void *)(long)skb->data_end,
 		.length = context_length(skb),
 		.protocol = bpf_ntohs(skb->protocol),
-		.segments = skb->gso_size != 0,
+		/* Longer than its IP header can say it is only before it is cut into segments. */
+		.segments = settings.replay ? replayed.length > 0xffff : skb->gso_size != 0,
 	};
+}
+
+/*
+ * True if the data of a packet from an Ethernet device begins with its IP header.
+ * Linux forgets how long the link header is where a generic XDP program, anybody's,
+ * that takes frames in parts has passed the packet (seen on 6.18). What comes in
+ * is then no longer than what was counted of it. So it is at egress, too, where the
+ * frame begins before its network header.
+ */
+static __always_inline bool context_lacks_link_header(context *skb)
+{
+	__u64 first[2] = {}, network[2] = {};
+
+	if (skb->ingress_ifindex != skb->ifindex || skb->len != skb->wire_len)
+		return false;
+	return bpf_skb_load_bytes(skb, 0, first, sizeof(first)) == 0 &&
+	       bpf_skb_load_bytes_relative(skb, 0, network, sizeof(network), BPF_HDR_START_NET) == 0 &&
+	       first[0] == network[0] && first[1] == network[1];
 }
 
 /* Makes more of the packet readable. False if there is no more, or no memory. */

@@ -34,6 +34,11 @@ static __always_inline void context_frame(context *xdp, struct frame *frame)
 	};
 }
 
+static __always_inline bool context_lacks_link_header(context *xdp)
+{
+	return false;
+}
+
 /* What is not at hand here is left to TC, which can make it so. */
 static __always_inline bool context_more(context *xdp)
 {

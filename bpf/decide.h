@@ -47,9 +47,9 @@ static __always_inline __u32 denied_category(__u32 direction)
 }
 
 /*
- * A packet that cannot be understood, or whose first fragment was denied, is
- * dropped where a strict member may get it and passed elsewhere. Where it is
- * addressed to nobody of ours it is none of our business.
+ * A packet that cannot be understood is dropped where a strict member may get it
+ * and passed elsewhere; a fragment whose first was denied is dropped too. Where it
+ * is addressed to nobody of ours it is none of our business.
  */
 static __noinline void decide_unjudgeable(struct question *question, __u32 why)
 {
@@ -64,7 +64,8 @@ static __noinline void decide_unjudgeable(struct question *question, __u32 why)
 
 		if (!local)
 			return;
-		strict = local->flags & (pkt->end == END_TOWARDS ? LOCAL_STRICT_INBOUND : LOCAL_STRICT_OUTBOUND);
+		strict = why == REASON_FRAGMENT_DENIED ||
+			 local->flags & (pkt->end == END_TOWARDS ? LOCAL_STRICT_INBOUND : LOCAL_STRICT_OUTBOUND);
 		audit = local->flags & LOCAL_AUDIT;
 		answer->member = local->outbound;
 	}
@@ -158,13 +159,13 @@ static __always_inline bool decide_by_flow(struct question *question)
 		if (!flow)
 			return false;
 	}
-	if (flow_is_idle(flow, pkt->protocol) || flow_is_reopened(flow, pkt)) {
+	if (flow_is_idle(flow, pkt->protocol)) {
 		flow_end(question, flow, table);
 		return false; /* a new flow on an old key */
 	}
 	if (!flow_is_current(question, flow) && !flow_rejudge(question, flow, table))
 		return answer->verdict == VERDICT_DENY;
-	if (flow_is_crossed(flow, pkt)) {
+	if (flow_is_reopened(flow, pkt) || flow_is_crossed(flow, pkt)) {
 		question->crossed = true;
 		return false; /* what lets the flow pass does not let this; if it is denied, the flow stays */
 	}
@@ -279,7 +280,8 @@ static __noinline void flow_start(struct question *question, bool midstream)
 		.state = FLOW_OPENING,
 		.flags = (answer->expires ? FLOW_EXPIRES : 0) |
 			 (answer->would_be == VERDICT_DENY ? FLOW_WOULD_BE_DENIED : 0) |
-			 (midstream ? FLOW_MIDSTREAM : 0) | (answer->unlisted ? FLOW_UNLISTED : 0),
+			 (midstream ? FLOW_MIDSTREAM : 0) | (answer->unlisted ? FLOW_UNLISTED : 0) |
+			 flow_fin(pkt),
 		.reason = answer->reason,
 		.category = answer->category,
 		.arrives = question->forwarded ? 0 : 1 << (pkt->end & 1),
@@ -329,6 +331,11 @@ static __always_inline void decide(context *ctx, struct question *question, enum
 		return;
 	if (failsafe_allows(pkt)) {
 		pass(answer, pkt, REASON_LINK_FAILSAFE);
+		return;
+	}
+	if (question->arrives && pkt->end == END_TOWARDS && policy_peer_is_here(&question->control, pkt)) {
+		pkt->family = 0; /* wherever it goes: errors about it would come back here */
+		decide_unjudgeable(question, REASON_FORGED_SOURCE);
 		return;
 	}
 	if (pkt->icmp_kind == ICMP_KIND_ERROR && decide_by_quoted_flow(ctx, question))

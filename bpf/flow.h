@@ -193,6 +193,20 @@ static __always_inline void flow_follow(struct flow *flow, const struct packet *
 }
 
 /*
+ * True if the receiver would take this FIN for one. The member's own is believed; a
+ * FIN without ACK is discarded by any connection that stands. The segment may be
+ * one that is sent again, of which the receiver has the beginning.
+ */
+static __always_inline bool flow_believes_fin(const struct flow *flow, const struct packet *pkt)
+{
+	__u32 way = pkt->end & 1;
+
+	return pkt->end == END_FROM || !flow_knows(flow, way) ||
+	       (pkt->tcp_flags & TCP_ACK && flow_ahead(pkt->sequence_end, flow->acknowledged[way]) > 0 &&
+		flow_ahead(pkt->sequence, flow->expected[way]) <= TCP_OVERTAKING_MAX);
+}
+
+/*
  * True if the receiver would take this reset for one (RFC 9293, 3.10.7.3 and
  * RFC 5961, 3.2): others must not shorten the life of a connection that goes on.
  */
@@ -205,17 +219,29 @@ static __always_inline bool flow_believes_reset(const struct flow *flow, const s
 		       flow_ahead(pkt->acknowledgement, flow->acknowledged[other]) > 0 &&
 		       flow_ahead(pkt->acknowledgement, flow->expected[other]) <= 0;
 	return flow_ahead(pkt->sequence, flow->acknowledged[way]) >= 0 &&
-	       flow_ahead(pkt->sequence, flow->expected[way]) <= TCP_RESET_MAX;
+	       flow_ahead(pkt->sequence, flow->expected[way]) <= TCP_OVERTAKING_MAX;
 }
 
 /*
- * True for a SYN of the side that did not open the flow, once it was answered.
- * Both sides may open at the same time; after that it begins something else.
+ * True for what opens a flow the other way on the key of this one: an echo
+ * request, or a SYN unless both sides are opening at the same time. Who opened a
+ * flow that was met in mid-stream is a guess, on which nobody may open another.
  */
 static __always_inline bool flow_is_crossed(const struct flow *flow, const struct packet *pkt)
 {
-	return pkt->protocol == PROTOCOL_TCP && packet_opens_tcp(pkt) && pkt->end != flow->direction &&
-	       flow->state != FLOW_OPENING;
+	if (pkt->end == flow->direction)
+		return false;
+	if (pkt->icmp_kind == ICMP_KIND_REQUEST)
+		return true;
+	return pkt->protocol == PROTOCOL_TCP && packet_opens_tcp(pkt) && flow->flags & (FLOW_MIDSTREAM | FLOW_ANSWERED);
+}
+
+/* The flag for the packet's FIN, if it has one. */
+static __always_inline __u8 flow_fin(const struct packet *pkt)
+{
+	if (!(pkt->tcp_flags & TCP_FIN))
+		return 0;
+	return pkt->end == END_TOWARDS ? FLOW_FIN_TOWARDS : FLOW_FIN_FROM;
 }
 
 /* The state after this packet. Notes FINs in the flow's flags. */
@@ -229,6 +255,8 @@ static __always_inline __u8 flow_next_state(struct flow *flow, const struct pack
 		return state == FLOW_OPENING && answer ? FLOW_ESTABLISHED : state;
 	if (pkt->tcp_flags & TCP_RST)
 		return flow_believes_reset(flow, pkt) ? FLOW_CLOSED : state;
+	if (answer && pkt->tcp_flags & TCP_ACK)
+		flow->flags |= FLOW_ANSWERED;
 	/*
 	 * Anybody can have a SYN answered, from an address that is not theirs, and
 	 * send an ACK that goes nowhere. Only what the member itself sends next says
@@ -236,8 +264,10 @@ static __always_inline __u8 flow_next_state(struct flow *flow, const struct pack
 	 */
 	if (state == FLOW_OPENING && pkt->end == END_FROM && !(pkt->tcp_flags & TCP_SYN) && flow->packets[END_TOWARDS])
 		state = FLOW_ESTABLISHED;
+	if (pkt->tcp_flags & TCP_FIN && !flow_believes_fin(flow, pkt))
+		return state;
 	if (pkt->tcp_flags & TCP_FIN)
-		flow->flags |= pkt->end == END_TOWARDS ? FLOW_FIN_TOWARDS : FLOW_FIN_FROM;
+		flow->flags |= flow_fin(pkt);
 	else if ((flow->flags & both) == both && pkt->tcp_flags & TCP_ACK)
 		return FLOW_CLOSED; /* the last FIN is acknowledged */
 	if (state == FLOW_ESTABLISHED && flow->flags & both)

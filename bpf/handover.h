@@ -13,8 +13,9 @@
 #include <bpf/bpf_helpers.h>
 
 struct handover {
-	__u32 instance;		/* settings.instance: of this data path and no other on this machine */
+	__u64 instance;		/* settings.instance: drawn by lot; whoever sends packets must not guess it */
 	__u32 judged;		/* handover_judged(); what it was judged for, and where */
+	__u32 pad;
 };
 
 /* Metadata may outlive its interface, so it says for which it was meant. Never 0: ifindex is not. */

@@ -37,6 +37,10 @@ struct ipv4_header {
 	__be32 destination_be;
 };
 
+#define IPV4_OPTIONS_MAX 40	/* bytes */
+#define IPV4_LOOSE_ROUTE 131	/* options */
+#define IPV4_STRICT_ROUTE 137
+
 #define IPV4_MORE_FRAGMENTS 0x2000
 #define IPV4_FRAGMENT_OFFSET 0x1fff
 
@@ -53,6 +57,8 @@ struct ipv6_header {
 struct ipv6_extension {
 	__u8 next_header;
 	__u8 length;		/* units of 8 bytes less 1; AH: units of 4 bytes less 2 */
+	__u8 kind;		/* routing header only, as is the next */
+	__u8 segments_left;
 };
 
 struct ipv6_fragment {
@@ -110,7 +116,6 @@ enum {
 	PROTOCOL_NO_NEXT = 59,
 	PROTOCOL_DESTINATION = 60,
 	PROTOCOL_SCTP = 132,
-	PROTOCOL_MOBILITY = 135,
 	PROTOCOL_UDPLITE = 136,
 };
 

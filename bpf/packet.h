@@ -184,6 +184,12 @@ static __always_inline void packet_set_icmp(struct packet *pkt, const struct icm
 		pkt->peer_port += 2;
 }
 
+/* Why a packet that ends in a header cannot be judged: of a first fragment, the header goes on in the next. */
+static __always_inline enum reason packet_too_short(const struct packet *pkt, enum reason whole)
+{
+	return forget(pkt->fragment) == FRAGMENT_FIRST ? REASON_TINY_FRAGMENT : whole;
+}
+
 /* Reads the L4 header of a packet or of a first fragment. */
 static __always_inline enum reason packet_parse_l4(const struct frame *frame, struct packet *pkt)
 {
@@ -199,7 +205,7 @@ static __always_inline enum reason packet_parse_l4(const struct frame *frame, st
 	if (forget(pkt->fragment) == FRAGMENT_LATER || size == 0)
 		return REASON_NONE;
 	if (pkt->l4_length < size)
-		return pkt->fragment == FRAGMENT_FIRST ? REASON_TINY_FRAGMENT : REASON_TRUNCATED_L4;
+		return packet_too_short(pkt, REASON_TRUNCATED_L4);
 	if (offset > HEADER_BYTES_MAX)
 		return REASON_TOO_MANY_HEADERS;
 
@@ -229,6 +235,27 @@ static __always_inline enum reason packet_parse_l4(const struct frame *frame, st
 		if (!ports)
 			return REASON_TRUNCATED_L4;
 		packet_set_ports(pkt, bpf_ntohs(ports->source_be), bpf_ntohs(ports->destination_be));
+	}
+	return REASON_NONE;
+}
+
+/*
+ * Looks for a source route among IPv4's options: with one, the destination in the
+ * header is not where the packet ends, if this host takes part in it. Its numbers
+ * are looked for at any byte: what else holds them is as rare as it is.
+ */
+static __always_inline enum reason packet_check_options(const struct frame *frame, __u32 offset, __u32 size)
+{
+	for (__u32 i = 0; i < IPV4_OPTIONS_MAX; i++) {
+		__u8 *option;
+
+		if (i >= size)
+			break;
+		option = frame_at(frame, offset + i, 1);
+		if (!option)
+			return REASON_TRUNCATED_IP;
+		if (*option == IPV4_LOOSE_ROUTE || *option == IPV4_STRICT_ROUTE)
+			return REASON_SOURCE_ROUTED;
 	}
 	return REASON_NONE;
 }
@@ -263,6 +290,14 @@ static __always_inline enum reason packet_parse_ipv4(const struct frame *frame, 
 		total = available;
 	if (header < sizeof(*ip) || total < header || total > available)
 		return REASON_MALFORMED_IP;
+	if (header > sizeof(*ip) && !frame->quoted) {
+		enum reason why = packet_check_options(frame, offset + sizeof(*ip), header - sizeof(*ip));
+
+		if (why == REASON_SOURCE_ROUTED)
+			pkt->family = 0; /* whose it is cannot be known */
+		if (why != REASON_NONE)
+			return why;
+	}
 	pkt->length = total;
 	pkt->l4_offset = offset + header;
 	pkt->l4_length = total - header;
@@ -283,7 +318,7 @@ static __always_inline bool packet_is_extension(__u8 header)
 	const __u64 extensions = 1ULL << PROTOCOL_HOP_BY_HOP | 1ULL << PROTOCOL_ROUTING | 1ULL << PROTOCOL_FRAGMENT |
 				 1ULL << PROTOCOL_AH | 1ULL << PROTOCOL_DESTINATION;
 
-	return header < 64 ? extensions >> header & 1 : header == PROTOCOL_MOBILITY;
+	return header < 64 && extensions >> header & 1;
 }
 
 /*
@@ -301,6 +336,9 @@ static __always_inline enum reason packet_walk_ipv6(const struct frame *frame, s
 
 		if (!packet_is_extension(this))
 			return REASON_NONE;
+		/* Only the first header is for each hop; hosts take another for a protocol they do not know. */
+		if (this == PROTOCOL_HOP_BY_HOP && i > 0)
+			return REASON_NONE;
 		/* What follows the fragment header of a later fragment is payload. */
 		if (forget(pkt->fragment) == FRAGMENT_LATER)
 			return REASON_NONE;
@@ -308,11 +346,17 @@ static __always_inline enum reason packet_walk_ipv6(const struct frame *frame, s
 			return REASON_TOO_MANY_HEADERS;
 		/* No extension header is shorter than the fragment header. */
 		extension = frame_at(frame, offset, sizeof(struct ipv6_fragment));
-		if (!extension || left < sizeof(struct ipv6_fragment))
+		if (left < sizeof(struct ipv6_fragment))
+			return packet_too_short(pkt, REASON_TRUNCATED_HEADER);
+		if (!extension)
 			return REASON_TRUNCATED_HEADER;
 		size = ((__u32)extension->length + 1) * 8;
 		if (this == PROTOCOL_AH)
 			size = ((__u32)extension->length + 2) * 4;
+		if (this == PROTOCOL_ROUTING && extension->segments_left != 0) {
+			pkt->family = 0; /* where it ends is written there, and not in the IP header */
+			return REASON_SOURCE_ROUTED;
+		}
 		if (this == PROTOCOL_FRAGMENT) {
 			struct ipv6_fragment *header = (void *)extension;
 			__u16 fragment = bpf_ntohs(header->fragment_be);
@@ -327,8 +371,7 @@ static __always_inline enum reason packet_walk_ipv6(const struct frame *frame, s
 			pkt->fragment_start = offset + size;
 		}
 		if (size > left)
-			return forget(pkt->fragment) == FRAGMENT_FIRST ? REASON_TINY_FRAGMENT
-								       : REASON_TRUNCATED_HEADER;
+			return packet_too_short(pkt, REASON_TRUNCATED_HEADER);
 		pkt->protocol = extension->next_header;
 		pkt->l4_offset = offset + size;
 		pkt->l4_length = left - size;
@@ -342,7 +385,7 @@ static __always_inline enum reason packet_parse_ipv6(const struct frame *frame, 
 	__u32 available = frame->length - offset;
 	__u32 payload;
 
-	if (!ip)
+	if (!ip || available < sizeof(*ip))
 		return REASON_TRUNCATED_IP;
 	if (ip->version_class >> 4 != 6)
 		return REASON_MALFORMED_IP;

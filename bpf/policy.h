@@ -91,6 +91,25 @@ static __always_inline struct local *policy_local(const struct control *control,
 	}
 }
 
+/* True if the peer's address is one of this host's own. */
+static __always_inline bool policy_peer_is_here(const struct control *control, const struct packet *pkt)
+{
+	__u32 slot = policy_slot(control);
+	struct local *local = NULL;
+	void *inner;
+
+	if (pkt->family == 4) {
+		inner = bpf_map_lookup_elem(&locals4, &slot);
+		if (inner)
+			local = bpf_map_lookup_elem(inner, &pkt->peer.word_be[0]);
+	} else {
+		inner = bpf_map_lookup_elem(&locals6, &slot);
+		if (inner)
+			local = bpf_map_lookup_elem(inner, pkt->peer.word_be);
+	}
+	return local && local->flags & LOCAL_OWN;
+}
+
 /* The class of the packet's peer, or CLASS_NONE. */
 static __always_inline __u32 policy_class(__u32 slot, const struct packet *pkt)
 {

@@ -32,7 +32,7 @@ struct question {
 	bool forwarded;		/* came in by another interface, perhaps under other addresses */
 	bool ours;		/* counted here, and not where it came in */
 	bool crossed;		/* has a flow, but is an opening of the other direction */
-	__u8 pad;
+	bool arrives;		/* from a wire, and not from this host itself */
 };
 
 enum question_slot {
@@ -94,7 +94,7 @@ __noinline int question_read_link(context *ctx, __u32 slot, __u32 link_header)
 	if (!question)
 		return REASON_POLICY_INCOMPLETE;
 	context_frame(ctx, &frame);
-	frame.link_header = link_header;
+	frame.link_header = link_header && !context_lacks_link_header(ctx);
 	return packet_parse_link(&frame, &question->packet);
 }
 
@@ -106,7 +106,13 @@ __noinline int question_read_ip(context *ctx, __u32 slot, __u32 quoted)
 	if (!question)
 		return REASON_POLICY_INCOMPLETE;
 	context_frame(ctx, &frame);
-	frame.quoted = quoted;
+	if (quoted) { /* what follows the error's own length is padding */
+		__u32 end = question->packet.l3_offset + question->packet.length;
+
+		frame.quoted = true;
+		if (frame.length > end)
+			frame.length = end;
+	}
 	return packet_parse_ip(&frame, quoted ? &question->quoted : &question->packet);
 }
 

@@ -19,13 +19,20 @@
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
-/* Packets of a flow are passed without asking whose it is; for people, that is looked up. */
+/* Packets of a flow, and fragments, pass without asking whose they are; for people, that is looked up. */
 static __noinline int name_flow(struct question *question)
 {
 	struct judgement *answer = &question->answer;
 	const struct packet *pkt = answer->reason == REASON_RELATED ? &question->quoted : &question->packet;
+	struct local *local;
 	struct flow *flow;
 
+	if (answer->reason == REASON_FRAGMENT_FOLLOWS) {
+		local = policy_local(&question->control, pkt);
+		if (local)
+			answer->member = local->outbound;
+		return 0;
+	}
 	if (answer->reason != REASON_ESTABLISHED && answer->reason != REASON_RELATED)
 		return 0;
 	flow = flow_find(pkt, FLOW_TABLE_ESTABLISHED);

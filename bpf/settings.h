@@ -28,7 +28,7 @@ struct load_settings {
 	/* Bytes waiting in a ring at which its reader is woken. */
 	__u32 wake_at;
 	/* Tells this data path from others on the machine; not 0. */
-	__u32 instance;
+	__u64 instance;
 	/* 1: the kernel may hand frames to XDP of which only the beginning is readable (Linux 5.18). */
 	__u32 xdp_frames_in_parts;
 	/* 1: frames are of a capture, and `replayed` says when and how long they were. */
@@ -43,8 +43,8 @@ volatile const struct load_settings settings;
 /* How far ahead of all before it a TCP segment of the peer is believed: more than buffers let a sender go. */
 #define TCP_WINDOW_MAX (1 << 24)
 
-/* How far ahead a reset is believed: it may overtake data. */
-#define TCP_RESET_MAX (1 << 16)
+/* How far ahead the end of a connection is believed: it may overtake data. */
+#define TCP_OVERTAKING_MAX (1 << 16)
 
 /* How far headers are walked; what is deeper cannot be judged. */
 #define VLAN_TAGS_MAX 4

@@ -72,6 +72,7 @@ enum local_flag {
 	LOCAL_STRICT_INBOUND = 1,	/* 1 << enum direction: one of its members is strict */
 	LOCAL_STRICT_OUTBOUND = 2,
 	LOCAL_AUDIT = 4,		/* one of its members is in Audit */
+	LOCAL_OWN = 8,			/* an address of this host itself, not of what lives behind it */
 };
 
 enum {
@@ -176,6 +177,7 @@ enum flow_flag {
 	FLOW_MIDSTREAM = 16,	/* entered without its opening packet */
 	FLOW_WOULD_BE_DENIED = 32, /* Audit: Enforced would have denied it */
 	FLOW_UNLISTED = 64,	/* of no member, kept so that its answers pass; never reported */
+	FLOW_ANSWERED = 128,	/* TCP: the side that did not open it has acknowledged something */
 };
 
 /* First fragments: written by packets, LRU. */

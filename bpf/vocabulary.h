@@ -50,6 +50,9 @@ enum reason {
 	REASON_MALFORMED_L4,	/* an L4 header no socket would accept */
 	REASON_POLICY_INCOMPLETE, /* a table lacks an entry another refers to: a bug of ours */
 
+	REASON_SOURCE_ROUTED,	/* names where it really goes behind its header: the destination is not known */
+	REASON_FORGED_SOURCE,	/* from outside, with an address of this host as its source */
+
 	REASON_COUNT,
 };
 

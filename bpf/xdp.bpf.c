@@ -32,6 +32,7 @@ static __always_inline bool note_write(context *xdp, __u32 judged)
 		return false;
 	note->instance = settings.instance;
 	note->judged = judged;
+	note->pad = 0;
 	return true;
 }
 
@@ -62,6 +63,7 @@ static __always_inline int judge_xdp(context *xdp, __u32 end)
 	if (!question)
 		return XDP_PASS;
 	question->forwarded = false;
+	question->arrives = true;
 	question->ours = true;
 	parsed = question_read(xdp, question, QUESTION_PACKET, PART_FRAME, end);
 	/* TC sees what is not at hand here, and whether a length that cannot be is that of segments. */

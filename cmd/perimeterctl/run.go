@@ -46,7 +46,7 @@ type command struct {
 // commands is the table, in the order of the help.
 func commands() []command {
 	return []command{
-		statusCommand(), validateCommand(), explainCommand(), watchCommand(), rulesCommand(), flowsCommand(),
+		statusCommand(), validateCommand(), explainCommand(), replayCommand(), watchCommand(), rulesCommand(), flowsCommand(),
 		disableCommand(), enableCommand(), versionCommand(),
 	}
 }
@@ -56,6 +56,8 @@ type options struct {
 	settings, socket, output string
 
 	from, to, port, inter string // explain
+	policy, pcap, host    string // replay
+	interfaces            []string
 	resource, peer, state string // watch, flows, rules
 	denied                bool   // watch
 	unused                bool   // rules

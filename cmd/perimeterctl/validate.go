@@ -38,15 +38,9 @@ Example:
 `,
 		run: func(s *session) (int, error) {
 			path := s.args[0]
-			p, err := policy.Load(path)
-			var bad policy.Problems
-			switch {
-			case errors.As(err, &bad):
-				return exitBad, s.printProblems(bad)
-			case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
-				return exitUsage, &usageError{err.Error()}
-			case err != nil:
-				return exitBad, err
+			p, code, err := s.loadPolicy(path)
+			if p == nil {
+				return code, err
 			}
 			v := validation{
 				Valid: true, Problems: []problem{}, Notices: agent.UnassociatedNotices(p), Files: p.Files,
@@ -62,6 +56,22 @@ Example:
 			return exitGood, nil
 		},
 	}
+}
+
+// loadPolicy reads and checks a policy. If it is no good it says so and returns
+// nil, with what to exit with.
+func (s *session) loadPolicy(path string) (*policy.Policy, int, error) {
+	p, err := policy.Load(path)
+	var bad policy.Problems
+	switch {
+	case errors.As(err, &bad):
+		return nil, exitBad, s.printProblems(bad)
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
+		return nil, exitUsage, &usageError{err.Error()}
+	case err != nil:
+		return nil, exitBad, err
+	}
+	return p, exitGood, nil
 }
 
 func (s *session) printProblems(bad policy.Problems) error {

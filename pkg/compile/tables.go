@@ -43,6 +43,7 @@ type Local struct {
 	Outbound uint32   // the member outbound traffic belongs to
 	Strict   [2]bool  // by policy.Direction: one of its members is strict
 	Audit    bool     // one of its members is in Audit
+	Own      bool     // an address of this host itself, not of what lives behind it
 }
 
 // PrefixClass gives a prefix its class.

@@ -1,28 +1,44 @@
 package datapath
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
-// clock translates between the kernel's two clocks, jiffies and nanoseconds
-// since boot, and the time people read.
-type clock struct {
+// clock translates between the two clocks that packets are judged by, jiffies and
+// nanoseconds since boot, and the time people read.
+type clock interface {
+	now() (moment, error)
+	jiffiesIn(time.Duration) uint64
+	Close() error
+}
+
+// tickRate is how many jiffies a second has.
+type tickRate uint64
+
+func (hz tickRate) jiffiesIn(d time.Duration) uint64 {
+	return uint64(d) * uint64(hz) / uint64(time.Second)
+}
+
+// kernelClock is the running kernel's.
+type kernelClock struct {
+	tickRate
 	prog *ebpf.Program
-	hz   uint64
 }
 
 // hzKnown are the tick rates Linux can be built with on the architectures we
 // run on. A measurement is only trusted to tell them apart.
-var hzKnown = [...]uint64{100, 250, 300, 1000}
+var hzKnown = [...]tickRate{100, 250, 300, 1000}
 
 // newClock measures the kernel's tick rate, which no interface tells.
-func newClock(prog *ebpf.Program) (*clock, error) {
-	c := &clock{prog: prog}
+func newClock(prog *ebpf.Program) (*kernelClock, error) {
+	c := &kernelClock{prog: prog}
 	fromJiffies, fromNs, err := c.tick()
 	if err != nil {
 		return nil, err
@@ -49,13 +65,13 @@ func newClock(prog *ebpf.Program) (*clock, error) {
 			}
 			continue
 		}
-		c.hz = best
+		c.tickRate = best
 		return c, nil
 	}
 }
 
 // tick waits for the jiffies to change, and reads both clocks right then.
-func (c *clock) tick() (jiffies, ns uint64, err error) {
+func (c *kernelClock) tick() (jiffies, ns uint64, err error) {
 	first, _, err := c.read()
 	if err != nil {
 		return 0, 0, err
@@ -68,7 +84,7 @@ func (c *clock) tick() (jiffies, ns uint64, err error) {
 	}
 }
 
-func (c *clock) read() (jiffies, ns uint64, err error) {
+func (c *kernelClock) read() (jiffies, ns uint64, err error) {
 	out := skbContext{}
 	if _, err := c.prog.Run(&ebpf.RunOptions{Data: make([]byte, 64), ContextOut: &out}); err != nil {
 		return 0, 0, fmt.Errorf("read the kernel's clocks: %w", err)
@@ -77,21 +93,19 @@ func (c *clock) read() (jiffies, ns uint64, err error) {
 	return join(out.CB[0], out.CB[1]), join(out.CB[2], out.CB[3]), nil
 }
 
-func (c *clock) jiffiesIn(d time.Duration) uint64 {
-	return uint64(d) * c.hz / uint64(time.Second)
+func (c *kernelClock) now() (moment, error) {
+	jiffies, ns, err := c.read()
+	return moment{hz: c.tickRate, jiffies: jiffies, boot: ns, wall: time.Now()}, err
 }
+
+func (c *kernelClock) Close() error { return c.prog.Close() }
 
 // moment is one instant on all three clocks.
 type moment struct {
-	hz      uint64
+	hz      tickRate
 	jiffies uint64
 	boot    uint64 // ns
 	wall    time.Time
-}
-
-func (c *clock) now() (moment, error) {
-	jiffies, ns, err := c.read()
-	return moment{hz: c.hz, jiffies: jiffies, boot: ns, wall: time.Now()}, err
 }
 
 // ofBoot returns the time of a reading of the boot clock.
@@ -146,4 +160,15 @@ type skbContext struct {
 	CB             [5]uint32
 	// The kernel's struct is longer, and grows; it wants room for all of it.
 	_ [188]byte
+}
+
+// callbackOffset is where struct __sk_buff has cb.
+const callbackOffset = int(unsafe.Offsetof(skbContext{}.CB))
+
+// callback reads cb of a struct __sk_buff.
+func callback(context []byte) (cb [5]uint32) {
+	for i := range cb {
+		cb[i] = binary.NativeEndian.Uint32(context[callbackOffset+4*i:])
+	}
+	return cb
 }

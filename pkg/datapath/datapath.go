@@ -1,6 +1,8 @@
 package datapath
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -31,7 +33,7 @@ type Datapath struct {
 	xdp     xdpLayer
 	inner   map[string]*ebpf.MapSpec // templates of the generations' tables, by outer map
 	words   *vocabulary
-	clock   *clock
+	clock   clock
 
 	mu          sync.Mutex // everything below, and the order of changes to the kernel's maps
 	inForce     *generation
@@ -48,25 +50,15 @@ type Datapath struct {
 // The caller needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root, and a bpffs
 // at Options.Root.
 func Open(options Options) (*Datapath, error) {
-	options.Limits = options.Limits.withDefaults()
-	options.Timeouts = options.Timeouts.withDefaults()
-	if err := errors.Join(options.Limits.check(), options.Timeouts.check()); err != nil {
-		return nil, err
-	}
-	root, err := prepareRoot(options.Root)
-	if err != nil {
-		return nil, err
-	}
-	// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK.
-	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, fmt.Errorf("lift the limit on locked memory: %w", err)
-	}
 	spec, err := loadPerimeter()
 	if err != nil {
 		return nil, fmt.Errorf("read the compiled programs: %w", err)
 	}
-	d := &Datapath{root: root, options: options, inner: map[string]*ebpf.MapSpec{}, attachments: map[uint32]*attachment{}}
-	if d.words, err = readVocabulary(spec.Types); err != nil {
+	d, err := newDatapath(options, spec)
+	if err != nil {
+		return nil, err
+	}
+	if d.root, err = prepareRoot(options.Root); err != nil {
 		return nil, err
 	}
 	if d.clock, err = loadClock(spec); err != nil {
@@ -74,11 +66,46 @@ func Open(options Options) (*Datapath, error) {
 	}
 	settings, err := d.load(spec)
 	if err != nil {
-		return nil, errors.Join(err, d.clock.prog.Close())
+		return nil, errors.Join(err, d.clock.Close())
 	}
 	d.xdp = d.loadXDP(settings)
 	if err := d.adopt(); err != nil {
 		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// newDatapath is what any data path needs before its programs are loaded. It
+// gives the maps of the object their sizes.
+func newDatapath(options Options, spec *ebpf.CollectionSpec) (*Datapath, error) {
+	options.Limits = options.Limits.withDefaults()
+	options.Timeouts = options.Timeouts.withDefaults()
+	if err := errors.Join(options.Limits.check(), options.Timeouts.check()); err != nil {
+		return nil, err
+	}
+	// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("lift the limit on locked memory: %w", explainLoad(err))
+	}
+	words, err := readVocabulary(spec.Types)
+	if err != nil {
+		return nil, err
+	}
+	d := &Datapath{options: options, words: words, inner: map[string]*ebpf.MapSpec{}, attachments: map[uint32]*attachment{}}
+	for name, size := range map[string]uint32{
+		"established4":  options.Limits.EstablishedFlows4,
+		"established6":  options.Limits.EstablishedFlows6,
+		"opening4":      options.Limits.OpeningFlows4,
+		"opening6":      options.Limits.OpeningFlows6,
+		"flow_events":   options.Limits.FlowRing,
+		"denial_events": options.Limits.DenialRing,
+	} {
+		spec.Maps[name].MaxEntries = size
+	}
+	for name, m := range spec.Maps {
+		if m.InnerMap != nil {
+			d.inner[name] = m.InnerMap
+		}
 	}
 	return d, nil
 }
@@ -104,7 +131,7 @@ func prepareRoot(root string) (string, error) {
 
 // loadClock loads the one program that tells the kernel's tick rate, which the
 // settings of the others depend on.
-func loadClock(spec *ebpf.CollectionSpec) (*clock, error) {
+func loadClock(spec *ebpf.CollectionSpec) (clock, error) {
 	alone := &ebpf.CollectionSpec{
 		Maps:      map[string]*ebpf.MapSpec{},
 		Programs:  map[string]*ebpf.ProgramSpec{"read_clocks": spec.Programs["read_clocks"].Copy()},
@@ -139,42 +166,30 @@ var unpinned = []string{"questions"}
 
 // load loads the programs for TC, and returns the settings they were loaded with.
 func (d *Datapath) load(spec *ebpf.CollectionSpec) (perimeterLoadSettings, error) {
-	for name, size := range map[string]uint32{
-		"established4":  d.options.Limits.EstablishedFlows4,
-		"established6":  d.options.Limits.EstablishedFlows6,
-		"opening4":      d.options.Limits.OpeningFlows4,
-		"opening6":      d.options.Limits.OpeningFlows6,
-		"flow_events":   d.options.Limits.FlowRing,
-		"denial_events": d.options.Limits.DenialRing,
-	} {
-		spec.Maps[name].MaxEntries = size
-	}
-	for name, m := range spec.Maps {
-		if m.InnerMap != nil {
-			d.inner[name] = m.InnerMap
-		}
-	}
 	if err := d.pinMaps(spec); err != nil {
 		return perimeterLoadSettings{}, err
 	}
-	instance, err := instanceOf(d.root)
-	if err != nil {
-		return perimeterLoadSettings{}, err
-	}
-	settings := perimeterLoadSettings{
-		Timeouts:        d.options.Timeouts.rows(d.clock),
-		FragmentTimeout: uint32(d.clock.jiffiesIn(d.options.Timeouts.Fragment)),
-		WakeAt:          min(spec.Maps["flow_events"].MaxEntries, spec.Maps["denial_events"].MaxEntries) / 4,
-		Instance:        instance,
-	}
+	settings := d.settings()
+	settings.WakeAt = min(spec.Maps["flow_events"].MaxEntries, spec.Maps["denial_events"].MaxEntries) / 4
+	var lot [8]byte
+	rand.Read(lot[:]) // never fails
+	settings.Instance = binary.NativeEndian.Uint64(lot[:])
 	if err := spec.Variables["settings"].Set(settings); err != nil {
 		return perimeterLoadSettings{}, fmt.Errorf("set the programs' settings: %w", err)
 	}
-	err = spec.LoadAndAssign(&d.objects, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: d.root}})
+	err := spec.LoadAndAssign(&d.objects, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: d.root}})
 	if err != nil {
 		return perimeterLoadSettings{}, fmt.Errorf("load the programs: %w", explainLoad(err))
 	}
 	return settings, nil
+}
+
+// settings are those that follow from the options.
+func (d *Datapath) settings() perimeterLoadSettings {
+	return perimeterLoadSettings{
+		Timeouts:        d.options.Timeouts.rows(d.clock),
+		FragmentTimeout: uint32(d.clock.jiffiesIn(d.options.Timeouts.Fragment)),
+	}
 }
 
 // pinMaps has the maps of an object shared with all that are pinned here.
@@ -189,16 +204,6 @@ func (d *Datapath) pinMaps(spec *ebpf.CollectionSpec) error {
 		}
 	}
 	return nil
-}
-
-// instanceOf is a number that tells this data path from others on the machine,
-// also those in other network namespaces, and stays the same while it is pinned.
-func instanceOf(root string) (uint32, error) {
-	var stat unix.Stat_t
-	if err := unix.Stat(root, &stat); err != nil {
-		return 0, fmt.Errorf("look at the pin directory %s: %w", root, err)
-	}
-	return max(1, uint32(stat.Ino)), nil
 }
 
 // keepPinnedSize makes the spec as large as the map that is already pinned: a
@@ -242,7 +247,7 @@ func (d *Datapath) Close() error {
 		return nil
 	}
 	d.closed = true
-	errs := []error{d.objects.Close(), d.xdp.programs.Close(), d.clock.prog.Close()}
+	errs := []error{d.objects.Close(), d.xdp.programs.Close(), d.clock.Close()}
 	for _, table := range d.denials {
 		if table != nil {
 			errs = append(errs, table.Close())
@@ -275,7 +280,16 @@ func (d *Datapath) Generation() uint32 {
 func (d *Datapath) Apply(tables *compile.Tables, legend, previous *compile.Legend, keep func(*compile.Legend) error) (uint32, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	number, err := d.apply(tables, legend, previous, keep)
+	if err != nil {
+		return number, err
+	}
+	return number, d.retireOlderLayouts()
+}
 
+// apply is Apply for the maps of this data path alone. A number with an error is
+// that of a generation in force.
+func (d *Datapath) apply(tables *compile.Tables, legend, previous *compile.Legend, keep func(*compile.Legend) error) (uint32, error) {
 	number := max(d.options.FirstGeneration, 1)
 	if d.inForce != nil {
 		number = d.inForce.number + 1
@@ -301,7 +315,7 @@ func (d *Datapath) Apply(tables *compile.Tables, legend, previous *compile.Legen
 	if err := d.retire(old); err != nil {
 		return number, fmt.Errorf("free what generation %d needed: %w", number-1, err)
 	}
-	return number, d.retireOlderLayouts()
+	return number, nil
 }
 
 // Remove takes the data path away, whether or not a process has it open:

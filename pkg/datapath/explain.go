@@ -8,8 +8,7 @@ import (
 	"github.com/perimeterd/perimeterd/pkg/policy"
 )
 
-// Answer is what the live programs would decide about a frame, if it were the
-// first of its flow.
+// Answer is what the programs decide about a frame, at one of its ends.
 type Answer struct {
 	Verdict, WouldBe            policy.Verdict
 	Reason                      policy.Reason
@@ -19,7 +18,8 @@ type Answer struct {
 }
 
 // Explain runs the live parser and judge on the live policy with an Ethernet
-// frame that is towards a member, or from one. Nothing is counted, entered or
+// frame that is towards a member, or from one, and answers what they would decide
+// if it were the first of its flow. Nothing is counted, entered or
 // reported. ifindex is the interface it would cross, 0 for none in particular.
 func (d *Datapath) Explain(frame []byte, towards bool, ifindex uint32) (Answer, error) {
 	program := d.objects.ExplainFrom
@@ -30,15 +30,20 @@ func (d *Datapath) Explain(frame []byte, towards bool, ifindex uint32) (Answer, 
 	if _, err := program.Run(&ebpf.RunOptions{Data: frame, Context: in, ContextOut: &out}); err != nil {
 		return Answer{}, fmt.Errorf("run the program: %w", err)
 	}
-	packed := out.CB[3]
+	return d.words.answer(out.CB), nil
+}
+
+// answer reads what a program told in skb->cb, see skb_answer in bpf/skb.h.
+func (v *vocabulary) answer(cb [5]uint32) Answer {
+	packed := cb[3]
 	return Answer{
-		Outcome:    out.CB[0],
-		Member:     out.CB[1],
-		Generation: out.CB[2],
-		Reason:     d.words.reason(uint8(packed)),
-		Category:   d.words.category(uint8(packed >> 8)),
+		Outcome:    cb[0],
+		Member:     cb[1],
+		Generation: cb[2],
+		Reason:     v.reason(uint8(packed)),
+		Category:   v.category(uint8(packed >> 8)),
 		Verdict:    policy.Verdict(packed >> 16 & 1),
 		WouldBe:    policy.Verdict(packed >> 24 & 1),
-		Direction:  policy.Direction(out.CB[4] & 1),
-	}, nil
+		Direction:  policy.Direction(cb[4] & 1),
+	}
 }

@@ -52,7 +52,10 @@ const (
 func TestFlows(t *testing.T) {
 	outbound := policy.AccessRule{
 		Name: "backup", Direction: policy.Outbound, AddressPrefixes: prefixes("192.0.2.0/24"),
-		Ports: []policy.Ports{{Protocol: policy.ProtocolUDP, First: 53, Last: 53}, {Protocol: policy.ProtocolICMP, Last: 65535}},
+		Ports: []policy.Ports{
+			{Protocol: policy.ProtocolUDP, First: 53, Last: 53}, {Protocol: policy.ProtocolTCP, First: 443, Last: 443},
+			{Protocol: policy.ProtocolICMP, Last: 65535},
+		},
 	}
 	r := newRig(t, Options{})
 	r.apply(t, memberPolicy(policy.Enforced, partnersOn5432(), outbound), hereFacts())
@@ -111,6 +114,16 @@ func TestFlows(t *testing.T) {
 		"TCP, in mid-stream: opened by the partner": {
 			out(fromMember(1, ACK), allow, "access-rule"),
 			in(fromPartner(1, ACK), allow, "established"),
+		},
+		"TCP, in mid-stream: what looks like an answer opens no way in": {
+			in(packet.TCP("192.0.2.80", member4, 443, 6000, ACK), allow, "access-rule"), // as of a call of the member
+			in(packet.TCP("192.0.2.80", member4, 443, 6000, SYN), deny, "no-access-rule"),
+			out(packet.TCP(member4, "192.0.2.80", 6000, 443, SYN), allow, "established"),
+		},
+		"TCP, a FIN counts from the first packet on": {
+			in(fromPartner(1, FIN|ACK).Sequence(100, 500), allow, "access-rule"),
+			out(fromMember(1, FIN|ACK).Sequence(500, 101), allow, "established"),
+			in(fromPartner(1, SYN).Sequence(900, 0), allow, "access-rule"), // a new one
 		},
 		"TCP, in mid-stream: nobody may have opened it": {
 			out(packet.TCP(member4, stranger4, 5432, 1, ACK), deny, "no-access-rule"),

@@ -154,6 +154,9 @@ func (d *Datapath) buildLocals(g *generation) error {
 		if l.Strict[policy.Outbound] {
 			local.Flags |= uint32(perimeterLocalFlagLOCAL_STRICT_OUTBOUND)
 		}
+		if l.Own {
+			local.Flags |= uint32(perimeterLocalFlagLOCAL_OWN)
+		}
 		if l.Audit {
 			local.Flags |= uint32(perimeterLocalFlagLOCAL_AUDIT)
 		}

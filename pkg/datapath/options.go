@@ -108,7 +108,7 @@ func (t Timeouts) check() error {
 }
 
 // rows returns the timeouts as the kernel has them, in jiffies.
-func (t Timeouts) rows(c *clock) [4][4]uint32 {
+func (t Timeouts) rows(c clock) [4][4]uint32 {
 	var rows [4][4]uint32
 	row := func(which perimeterTimeoutRow, states ...time.Duration) {
 		for i, d := range states {

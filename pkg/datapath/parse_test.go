@@ -64,6 +64,9 @@ func parserRows() []parserRow {
 
 		{"v4 options", tcp4(5432).Options(nop(40)...), policy.Allow, "access-rule"},
 		{"v4 options, the next port", tcp4(5433).Options(nop(4)...), policy.Deny, "no-access-rule"},
+		{"v4 loose source route", tcp4(5432).Options(131, 7, 4, 10, 20, 0, 6, 0), policy.Deny, "source-routed"},
+		{"v4 strict source route, behind a no-operation", tcp4(5432).Options(1, 137, 7, 4, 10, 20, 0, 6), policy.Deny, "source-routed"},
+		{"v4 record route", tcp4(5432).Options(7, 7, 4, 0, 0, 0, 0, 0), policy.Allow, "access-rule"},
 		{"v4 header longer than the packet", tcp4(5432).With(packet.HeaderLength, 15), policy.Deny, "malformed-ip"},
 		{"v4 header over the L4 header", tcp4(5432).With(packet.HeaderLength, 6), policy.Deny, "truncated-l4"},
 		{"v4 header too short", tcp4(5432).With(packet.HeaderLength, 4), policy.Deny, "malformed-ip"},
@@ -76,7 +79,10 @@ func parserRows() []parserRow {
 
 		{"v6 behind hop-by-hop", tcp6(5432).Extensions(packet.HopByHop), policy.Allow, "access-rule"},
 		{"v6 behind hop-by-hop, the next port", tcp6(5433).Extensions(packet.HopByHop), policy.Deny, "no-access-rule"},
-		{"v6 behind all kinds", tcp6(5432).Extensions(packet.HopByHop, packet.DestinationOptions, packet.Routing, packet.Authentication, packet.Mobility), policy.Allow, "access-rule"},
+		{"v6 behind all kinds", tcp6(5432).Extensions(packet.HopByHop, packet.DestinationOptions, packet.Routing, packet.Authentication), policy.Allow, "access-rule"},
+		{"v6 mobility is a protocol of its own", tcp6(5432).Extensions(packet.Mobility), policy.Deny, "no-access-rule"},
+		{"v6 hop-by-hop that is not first is one too", tcp6(5432).Extensions(packet.DestinationOptions, packet.HopByHop), policy.Deny, "no-access-rule"},
+		{"v6 with segments left", tcp6(5432).RawExtension(packet.Routing, 0, 1), policy.Deny, "source-routed"},
 		{"v6 AH in its own units", tcp6(5432).LongExtension(packet.Authentication, 44), policy.Allow, "access-rule"},
 		{"v6 behind eight headers", many(8), policy.Allow, "access-rule"},
 		{"v6 behind nine headers", many(9), policy.Deny, "too-many-headers"},

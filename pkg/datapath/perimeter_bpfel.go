@@ -170,6 +170,7 @@ const (
 	perimeterFlowFlagFLOW_MIDSTREAM       perimeterFlowFlag = 16
 	perimeterFlowFlagFLOW_WOULD_BE_DENIED perimeterFlowFlag = 32
 	perimeterFlowFlagFLOW_UNLISTED        perimeterFlowFlag = 64
+	perimeterFlowFlagFLOW_ANSWERED        perimeterFlowFlag = 128
 )
 
 type perimeterFlowKey4 struct {
@@ -245,7 +246,7 @@ type perimeterLoadSettings struct {
 	Timeouts         [4][4]uint32
 	FragmentTimeout  uint32
 	WakeAt           uint32
-	Instance         uint32
+	Instance         uint64
 	XdpFramesInParts uint32
 	Replay           uint32
 }
@@ -263,6 +264,7 @@ const (
 	perimeterLocalFlagLOCAL_STRICT_INBOUND  perimeterLocalFlag = 1
 	perimeterLocalFlagLOCAL_STRICT_OUTBOUND perimeterLocalFlag = 2
 	perimeterLocalFlagLOCAL_AUDIT           perimeterLocalFlag = 4
+	perimeterLocalFlagLOCAL_OWN             perimeterLocalFlag = 8
 )
 
 type perimeterMember struct {
@@ -404,7 +406,7 @@ type perimeterQuestion struct {
 	Forwarded bool
 	Ours      bool
 	Crossed   bool
-	Pad       uint8
+	Arrives   bool
 }
 
 type perimeterReason uint32
@@ -442,7 +444,9 @@ const (
 	perimeterReasonREASON_FRAGMENT_UNKNOWN       perimeterReason = 29
 	perimeterReasonREASON_MALFORMED_L4           perimeterReason = 30
 	perimeterReasonREASON_POLICY_INCOMPLETE      perimeterReason = 31
-	perimeterReasonREASON_COUNT                  perimeterReason = 32
+	perimeterReasonREASON_SOURCE_ROUTED          perimeterReason = 32
+	perimeterReasonREASON_FORGED_SOURCE          perimeterReason = 33
+	perimeterReasonREASON_COUNT                  perimeterReason = 34
 )
 
 type perimeterReplayed struct {

@@ -71,14 +71,15 @@ func (d *Datapath) loadXDPInto(programs *xdpPrograms, settings perimeterLoadSett
 	if err != nil {
 		return fmt.Errorf("read the compiled programs for XDP: %w", err)
 	}
-	// Without this drivers refuse the programs where frames do not fit a page.
-	if err := features.HaveProgramHelper(ebpf.XDP, asm.FnXdpGetBuffLen); err == nil {
+	inParts, err := d.takesFramesInParts()
+	if err != nil {
+		return err
+	}
+	if inParts {
 		settings.XdpFramesInParts = 1
 		for _, program := range spec.Programs {
 			program.Flags |= unix.BPF_F_XDP_HAS_FRAGS
 		}
-	} else if !errors.Is(err, ebpf.ErrNotSupported) {
-		return fmt.Errorf("look for frames in parts at XDP: %w", err)
 	}
 	if err := spec.Variables["settings"].Set(settings); err != nil {
 		return fmt.Errorf("set the settings of the programs for XDP: %w", err)
@@ -94,6 +95,21 @@ func (d *Datapath) loadXDPInto(programs *xdpPrograms, settings perimeterLoadSett
 		return fmt.Errorf("load the programs for XDP: %w", explainLoad(err))
 	}
 	return nil
+}
+
+// takesFramesInParts reports whether the programs for XDP are to be handed frames
+// that do not fit a page; if not, drivers refuse them where the MTU allows such
+// frames. The kernel's core does not, and forgets, on 6.18, where the link header
+// ends, and with it the note, of what a program that takes parts has passed.
+func (d *Datapath) takesFramesInParts() (bool, error) {
+	if d.options.XDP == XDPGeneric {
+		return false, nil
+	}
+	err := features.HaveProgramHelper(ebpf.XDP, asm.FnXdpGetBuffLen)
+	if err != nil && !errors.Is(err, ebpf.ErrNotSupported) {
+		return false, fmt.Errorf("look for frames in parts at XDP: %w", err)
+	}
+	return err == nil, nil
 }
 
 // xdpPin is the second half of the name of a pinned link to XDP.

@@ -3,6 +3,7 @@ package reference
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 
 	"github.com/perimeterd/perimeterd/pkg/policy"
 )
@@ -18,6 +19,7 @@ const (
 	ReasonTruncatedL4     policy.Reason = "truncated-l4"     // ends inside the header of its protocol
 	ReasonTinyFragment    policy.Reason = "tiny-fragment"    // a first fragment that ends inside one of these two
 	ReasonMalformedL4     policy.Reason = "malformed-l4"     // a header that no socket would accept
+	ReasonSourceRouted    policy.Reason = "source-routed"    // where it ends is written behind its IP header
 )
 
 // How far headers are walked. What is deeper cannot be judged.
@@ -38,7 +40,9 @@ const (
 	protocolRouting     = 43
 	protocolFragment    = 44
 	protocolDestination = 60
-	protocolMobility    = 135
+
+	optionLooseRoute  = 131
+	optionStrictRoute = 137
 )
 
 // Frame is what the bytes of a frame say, before any policy is asked.
@@ -165,7 +169,11 @@ func (r *reading) ipv4() policy.Reason {
 		return ReasonMalformedIP
 	}
 	r.rest = r.rest[:length] // what follows is padding of the link
-	r.take(size)             // options among it: no verdict depends on them
+	header, _ = r.take(size)
+	// No other option has a say, so the numbers are not told from the same in others.
+	if options := header[20:]; !r.quoted && (slices.Contains(options, optionLooseRoute) || slices.Contains(options, optionStrictRoute)) {
+		return r.sourceRouted()
+	}
 
 	fragment := binary.BigEndian.Uint16(header[6:])
 	more, offset := fragment&0x2000 != 0, int(fragment&0x1fff)*8
@@ -201,6 +209,12 @@ func (r *reading) ipv6() policy.Reason {
 	return r.extensions(next)
 }
 
+// sourceRouted is a packet that may end elsewhere than its header says.
+func (r *reading) sourceRouted() policy.Reason {
+	r.frame.Packet.Local, r.frame.Packet.Peer = netip.Addr{}, netip.Addr{}
+	return ReasonSourceRouted
+}
+
 // addresses tells source and destination apart by the way the packet goes.
 func (r *reading) addresses(source, destination []byte) {
 	from, _ := netip.AddrFromSlice(source)
@@ -212,7 +226,9 @@ func (r *reading) addresses(source, destination []byte) {
 	}
 }
 
-// fragment notes what a header says of the part. What is cut begins here.
+// fragment notes what a header says of the part. What is cut begins here. A
+// packet may be cut more than once: what the last header says is what remains
+// once all around it is put together.
 func (r *reading) fragment(id uint32, offset int, more bool) {
 	f := &r.frame.Fragment
 	f.ID, f.Offset = id, offset
@@ -232,12 +248,18 @@ func (r *reading) extensions(next uint8) policy.Reason {
 		if r.frame.Fragment.Part == Later {
 			break // only payload follows, whatever it looks like
 		}
+		if next == protocolHopByHop && walked > 0 {
+			break // it is one only where it is first (RFC 8200, section 4.1)
+		}
 		if walked == maxExtensions || r.depth > maxHeaderBytes {
 			return ReasonTooManyHeaders
 		}
 		header, ok := r.peek(8) // no extension header is shorter
 		if !ok {
 			return r.tooShort(ReasonTruncatedHeader)
+		}
+		if next == protocolRouting && header[3] != 0 { // segments left
+			return r.sourceRouted()
 		}
 		if next == protocolFragment {
 			r.take(8) // its second byte is no length
@@ -253,8 +275,7 @@ func (r *reading) extensions(next uint8) policy.Reason {
 
 func isExtension(protocol uint8) bool {
 	switch protocol {
-	case protocolHopByHop, protocolRouting, protocolFragment, protocolDestination,
-		policy.ProtocolAH, protocolMobility:
+	case protocolHopByHop, protocolRouting, protocolFragment, protocolDestination, policy.ProtocolAH:
 		return true
 	}
 	return false

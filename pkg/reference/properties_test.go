@@ -176,15 +176,15 @@ func makesFlow(e *reference.Evaluator, d reference.Decision, pkt reference.Packe
 	return d.Direction == in && !midStream && !group && len(e.Carried(pkt.Local)) > 0
 }
 
-// answerTo is what the other end would send back. An ICMP message that is not
-// an echo has no answer that can be told from any other.
+// answerTo is what the other end would send back. An ICMP message that is no echo
+// request has no answer that can be told from any other.
 func answerTo(pkt reference.Packet) (reference.Packet, bool) {
-	reply := map[uint8]uint8{8: 0, 0: 8, 128: 129, 129: 128}
+	reply := map[uint8]uint8{8: 0, 128: 129}
 	if pkt.Protocol == policy.ProtocolICMP || pkt.Protocol == policy.ProtocolICMPv6 {
 		answer := back(pkt)
-		var isEcho bool
-		answer.ICMPType, isEcho = reply[pkt.ICMPType]
-		return answer, isEcho
+		var asks bool
+		answer.ICMPType, asks = reply[pkt.ICMPType]
+		return answer, asks
 	}
 	return back(pkt), true
 }

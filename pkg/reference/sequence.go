@@ -13,8 +13,8 @@ const (
 	// believedAhead is how far ahead of all before it a segment of the peer is
 	// believed to be what the peer sent.
 	believedAhead = 1 << 24
-	// resetAhead is how far a reset may overtake data.
-	resetAhead = 1 << 16
+	// overtaking is how far ahead the end of a connection is believed.
+	overtaking = 1 << 16
 )
 
 // after is how far a is ahead of b, for numbers that wrap around (RFC 1982).
@@ -84,5 +84,15 @@ func (f *flow) isReset(pkt Packet) bool {
 		return pkt.TCPFlags&ACK != 0 &&
 			after(pkt.Acknowledgement, receiver.acknowledged) > 0 && after(pkt.Acknowledgement, receiver.next) <= 0
 	}
-	return after(pkt.Sequence, sender.acknowledged) >= 0 && after(pkt.Sequence, sender.next) <= resetAhead
+	return after(pkt.Sequence, sender.acknowledged) >= 0 && after(pkt.Sequence, sender.next) <= overtaking
+}
+
+// isFIN reports whether the resource takes its peer's FIN for one: without ACK it
+// takes nothing, and what it waits for is no news to it and not far ahead.
+func (f *flow) isFIN(pkt Packet) bool {
+	if !f.peer.known() {
+		return true
+	}
+	return pkt.TCPFlags&ACK != 0 &&
+		after(pkt.end(), f.peer.acknowledged) > 0 && after(pkt.Sequence, f.peer.next) <= overtaking
 }

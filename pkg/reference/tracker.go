@@ -31,8 +31,8 @@ type flow struct {
 
 	reset                 bool
 	finByPeer, finByLocal bool
-	answered              bool    // TCP: the resource went on after it heard from its peer
-	heard                 bool    // from the peer
+	midStream             bool    // it was met without its opening
+	answered              bool    // TCP: the side that did not open it acknowledged something
 	local, peer           numbers // of what the resource sends, and its peer
 }
 
@@ -44,27 +44,29 @@ func (f *flow) note(pkt Packet) {
 	if pkt.Protocol != policy.ProtocolTCP {
 		return
 	}
-	heard := f.heard
-	f.heard = heard || pkt.Towards
 	if pkt.TCPFlags&RST != 0 {
 		f.reset = f.reset || f.isReset(pkt)
 		return
 	}
+	f.answered = f.answered || pkt.Direction() != f.opened.Direction && pkt.TCPFlags&ACK != 0
 	fin := pkt.TCPFlags&FIN != 0
 	if pkt.Towards {
-		f.finByPeer = f.finByPeer || fin
+		f.finByPeer = f.finByPeer || fin && f.isFIN(pkt)
 	} else {
 		f.finByLocal = f.finByLocal || fin
-		f.answered = f.answered || heard && pkt.TCPFlags&SYN == 0
 	}
 	f.follow(pkt)
 }
 
-// crosses reports whether the packet opens a connection the other way than the
-// flow went, which is another one: both sides may open at the same time, but
-// not once the connection stands.
+// crosses reports whether the packet opens a flow the other way than this one
+// went, which is another one: an echo request, or a SYN unless both sides open at
+// the same time. Who opened a flow that was met in mid-stream is a guess, on which
+// nobody may open another.
 func (f flow) crosses(pkt Packet) bool {
-	return pkt.opensTCP() && pkt.Direction() != f.opened.Direction && f.answered
+	if pkt.Direction() == f.opened.Direction {
+		return false
+	}
+	return pkt.isEcho() && !pkt.isEchoReply() || pkt.opensTCP() && (f.midStream || f.answered)
 }
 
 // NewTracker starts without flows.
@@ -92,9 +94,7 @@ func (t *Tracker) Decide(pkt Packet) Decision {
 	}
 	key := keyOf(pkt)
 	if f, ok := t.flows[key]; ok {
-		if pkt.opensTCP() && f.over() {
-			delete(t.flows, key)
-		} else if d, ok := t.decideTracked(key, f, pkt); ok {
+		if d, ok := t.decideTracked(key, f, pkt); ok {
 			return d
 		}
 	}
@@ -108,7 +108,7 @@ func (t *Tracker) Decide(pkt Packet) Decision {
 	}
 	d := t.open(pkt)
 	if t.makesFlow(d, pkt) {
-		f := flow{opened: d, evaluator: t.evaluator}
+		f := flow{opened: d, evaluator: t.evaluator, midStream: pkt.isMidStream()}
 		f.note(pkt)
 		t.flows[key] = f
 	}
@@ -147,7 +147,7 @@ func (t *Tracker) decideTracked(key flowKey, f flow, pkt Packet) (Decision, bool
 		}
 		f.opened, f.evaluator = d, t.evaluator
 	}
-	if f.crosses(pkt) {
+	if f.crosses(pkt) || pkt.opensTCP() && f.over() {
 		t.flows[key] = f
 		return Decision{}, false // if it is denied, the flow stays
 	}

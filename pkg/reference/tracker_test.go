@@ -99,9 +99,6 @@ func TestConnectionEnds(t *testing.T) {
 	opens := step{"opens", byPeer(syn, 100, 0), allowed, byRule, in, 1}
 	opening := []step{opens, pass("a SYN at the same time", byMember(syn, 500, 0)), pass("answer", byMember(syn|ack, 500, 101))}
 	standing := slices.Clip(append(opening, pass("answered", byPeer(ack, 101, 501)), pass("goes on", byMember(ack, 501, 101))))
-	denial := func(pkt reference.Packet, flows int) step {
-		return step{"then the member's SYN", pkt, denied, noRule, out, flows}
-	}
 	for name, test := range map[string]struct {
 		steps []step
 		over  bool
@@ -114,6 +111,10 @@ func TestConnectionEnds(t *testing.T) {
 		"ended by both":                            {append(standing, pass("one FIN", byPeer(fin|ack, 101, 501)), pass("the other", byMember(fin|ack, 501, 102))), true},
 		"ended by one":                             {append(standing, pass("one FIN", byPeer(fin|ack, 101, 501)), pass("once more", byPeer(fin|ack, 101, 501))), false},
 		"not ended":                                {standing, false},
+		"a FIN without ACK":                        {append(standing, pass("forged", byPeer(fin, 101, 0)), pass("FIN", byMember(fin|ack, 501, 101))), false},
+		"a FIN far ahead":                          {append(standing, pass("forged", byPeer(fin|ack, 102+1<<16, 501)), pass("FIN", byMember(fin|ack, 501, 101))), false},
+		"a FIN of what is acknowledged":            {append(standing, pass("forged", byPeer(fin|ack, 99, 501)), pass("FIN", byMember(fin|ack, 501, 101))), false},
+		"a FIN sent again with data before it":     {append(standing, pass("FIN", byPeer(fin|ack, 101, 501)), pass("FIN", byMember(fin|ack, 501, 102))), true},
 		"reset of what is acknowledged":            {append(standing, pass("reset", byPeer(rst, 100, 0))), false},
 		"reset far ahead":                          {append(standing, pass("reset", byPeer(rst, 102+1<<16, 0))), false},
 		"reset far ahead of a segment far ahead":   {append(standing, pass("forged", byPeer(ack, 102+1<<24, 501)), pass("reset", byPeer(rst, 102+1<<24, 0))), false},
@@ -125,15 +126,17 @@ func TestConnectionEnds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			tracker := reference.NewTracker(evaluator(p))
-			flows := 1
+			again := pass("opens again", byPeer(syn, 9000, 0))
 			if test.over {
-				flows = 0
+				again.reason = byRule
 			}
 			play(t, tracker, test.steps)
 			play(t, tracker, []step{
 				pass("late data", byPeer(ack, 101, 501)),
 				pass("late answer", byMember(ack, 501, 101)),
-				denial(byMember(syn, 7000, 0), flows),
+				{"the member's SYN changes nothing", byMember(syn, 7000, 0), denied, noRule, out, 1},
+				pass("late answer", byMember(ack, 501, 101)),
+				again,
 			})
 		})
 	}

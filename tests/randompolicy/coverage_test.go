@@ -68,8 +68,8 @@ func TestCoverage(t *testing.T) {
 	)
 	seen.want(t, 1000, "Unassociated", "Learning", "Enforced", "Audit", "Inbound", "Outbound", "allow", "deny", "IPv4", "IPv6")
 	seen.want(t, 300, "layers", "interface resource", "would be denied")
-	seen.want(t, 50, "rule by subscription")
-	seen.want(t, 100, "rule by prefix", "rule by name", "rule by tag", "peer at an edge", "multicast",
+	seen.want(t, 50, "rule by subscription", "rule by name")
+	seen.want(t, 100, "rule by prefix", "rule by tag", "peer at an edge", "multicast",
 		"TCP opens", "TCP middle", "TCP reset", "UDP", "ICMP echo", "ICMP error", "SCTP", "GRE", "ESP", "DCCP", "UDP-Lite", "unknown protocol")
 	if t.Failed() {
 		t.Logf("of %d: %v", seen.total, seen.counts)
