@@ -219,7 +219,7 @@ static __always_inline bool flow_believes_reset(const struct flow *flow, const s
 		       flow_ahead(pkt->acknowledgement, flow->acknowledged[other]) > 0 &&
 		       flow_ahead(pkt->acknowledgement, flow->expected[other]) <= 0;
 	return flow_ahead(pkt->sequence, flow->acknowledged[way]) >= 0 &&
-	       flow_ahead(pkt->sequence, flow->expected[way]) <= TCP_OVERTAKING_MAX;
+	       flow_ahead(pkt->sequence, flow->expected[way]) <= 0;
 }
 
 /*

@@ -43,7 +43,7 @@ volatile const struct load_settings settings;
 /* How far ahead of all before it a TCP segment of the peer is believed: more than buffers let a sender go. */
 #define TCP_WINDOW_MAX (1 << 24)
 
-/* How far ahead the end of a connection is believed: it may overtake data. */
+/* How far ahead a FIN is believed: it may overtake data. */
 #define TCP_OVERTAKING_MAX (1 << 16)
 
 /* How far headers are walked; what is deeper cannot be judged. */

@@ -50,6 +50,9 @@ static __always_inline bool judged_by_xdp(context *skb, __u32 end)
 /* The number of lo, in every network namespace. */
 #define LOOPBACK 1
 
+/* What this host sent to a group and hears itself (linux/if_packet.h); it comes in by the interface it left by. */
+#define PACKET_LOOPBACK 5
+
 static __always_inline int judge_skb(context *skb, __u32 end, enum part part)
 {
 	struct question *question;
@@ -62,7 +65,8 @@ static __always_inline int judge_skb(context *skb, __u32 end, enum part part)
 	/* A bridge between puts its own number there, so the flow tells by which way it comes. */
 	question->forwarded = skb->ingress_ifindex != 0 && skb->ingress_ifindex != skb->ifindex;
 	question->ours = !judged_on_arrival(skb, end);
-	question->arrives = skb->ingress_ifindex == skb->ifindex && skb->ifindex != LOOPBACK;
+	question->arrives = skb->ingress_ifindex == skb->ifindex && skb->ifindex != LOOPBACK &&
+			    skb->pkt_type != PACKET_LOOPBACK;
 	decide(skb, question, question_read(skb, question, QUESTION_PACKET, part, end));
 	return leave(question, context_length(skb)) ? TC_NEXT : TC_DROP;
 }

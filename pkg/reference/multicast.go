@@ -59,6 +59,16 @@ func (e *Evaluator) judgeMulticast(direction policy.Direction, pkt Packet) Decis
 	return first
 }
 
+// isOwn reports an address that this host speaks from.
+func (e *Evaluator) isOwn(addr netip.Addr) bool {
+	for _, i := range e.facts.Interfaces {
+		if !i.Workload && !i.Loopback && slices.Contains(i.Addresses, addr) {
+			return true
+		}
+	}
+	return false
+}
+
 // livingHere returns the members that may be on this host, by name.
 func (e *Evaluator) livingHere() []*member {
 	var out []*member

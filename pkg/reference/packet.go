@@ -35,6 +35,9 @@ type Packet struct {
 	// error's. Nil when there is none, or when too little of it is left to read.
 	Quoted *Packet
 
+	// Arrives is set if the packet comes in from a wire, and not from this host.
+	Arrives bool
+
 	// NeededByLink is set for what no policy may cut off, since the link itself
 	// needs it: neighbour discovery, MLD, IGMP, DHCP. Only the frame tells.
 	NeededByLink bool

@@ -13,7 +13,7 @@ const (
 	// believedAhead is how far ahead of all before it a segment of the peer is
 	// believed to be what the peer sent.
 	believedAhead = 1 << 24
-	// overtaking is how far ahead the end of a connection is believed.
+	// overtaking is how far ahead a FIN is believed; a receiver takes no reset ahead.
 	overtaking = 1 << 16
 )
 
@@ -84,7 +84,7 @@ func (f *flow) isReset(pkt Packet) bool {
 		return pkt.TCPFlags&ACK != 0 &&
 			after(pkt.Acknowledgement, receiver.acknowledged) > 0 && after(pkt.Acknowledgement, receiver.next) <= 0
 	}
-	return after(pkt.Sequence, sender.acknowledged) >= 0 && after(pkt.Sequence, sender.next) <= overtaking
+	return after(pkt.Sequence, sender.acknowledged) >= 0 && after(pkt.Sequence, sender.next) <= 0
 }
 
 // isFIN reports whether the resource takes its peer's FIN for one: without ACK it

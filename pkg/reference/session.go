@@ -55,6 +55,18 @@ func (s *Session) Replace(e *Evaluator) { s.tracker.Replace(e) }
 func (s *Session) Decide(frame []byte, towards bool, interfaceName string) Decision {
 	f := ReadFrame(frame, towards)
 	f.Packet.Interface = interfaceName
+	return s.decide(f)
+}
+
+// Arrive decides one frame that comes in from a wire by an uplink, and so is on
+// its way towards a member.
+func (s *Session) Arrive(frame []byte, interfaceName string) Decision {
+	f := ReadFrame(frame, true)
+	f.Packet.Interface, f.Packet.Arrives = interfaceName, true
+	return s.decide(f)
+}
+
+func (s *Session) decide(f Frame) Decision {
 	if f.NotIP {
 		return withoutPolicy(f.Packet, ReasonNotIP)
 	}
@@ -98,9 +110,16 @@ func (s *Session) decideDenied(f Frame) Decision {
 }
 
 // remembers reports whether the rest of a datagram will be decided by its
-// first fragment. What is of no member leaves no trace, unless it made a flow.
+// first fragment. What is of no member leaves no trace, unless it made a flow,
+// nor does what nobody sent.
 func (s *Session) remembers(d Decision, pkt Packet) bool {
-	return d.Reason != ReasonUngoverned || s.tracker.evaluator.unlisted(d.Direction, pkt)
+	switch d.Reason {
+	case ReasonForgedSource:
+		return false
+	case ReasonUngoverned:
+		return s.tracker.evaluator.unlisted(d.Direction, pkt)
+	}
+	return true
 }
 
 func (f Frame) datagram() datagram {

@@ -1,6 +1,7 @@
 package reference_test
 
 import (
+	"net/netip"
 	"testing"
 
 	"github.com/perimeterd/perimeterd/pkg/policy"
@@ -189,4 +190,52 @@ func TestFlowsOfASession(t *testing.T) {
 			t.Errorf("another flow: %+v", f)
 		}
 	})
+}
+
+// TestForgedSource: an address of this host comes from no wire, but may come from
+// this host and in a flow that is known.
+func TestForgedSource(t *testing.T) {
+	const forged = reference.ReasonForgedSource
+	p := &policy.Policy{
+		Resources:  []policy.Resource{host("db", local4), host("web", "10.20.0.6")},
+		Perimeters: []policy.Perimeter{single("db", policy.Enforced)},
+	}
+	p.Perimeters[0].Associations = append(p.Perimeters[0].Associations, associate("web", "p", policy.Enforced))
+	own := func(words ...string) (out []netip.Addr) {
+		for _, word := range words {
+			out = append(out, netip.MustParseAddr(word))
+		}
+		return out
+	}
+	facts := policy.Facts{Now: now, Interfaces: []policy.Interface{
+		{Name: "eth0", Addresses: own(local4, "10.20.0.6")}, {Name: "lo", Addresses: own("10.20.0.7"), Loopback: true},
+	}}
+	s := reference.NewSession(reference.New(p, facts))
+	for i, c := range []struct {
+		arrives bool
+		packet  packet.Packet
+		verdict policy.Verdict
+		reason  policy.Reason
+	}{
+		{true, packet.UDP("10.20.0.6", local4, 1, 2), denied, forged},
+		{true, packet.UDP("10.20.0.6", "192.0.2.1", 1, 2), denied, forged}, // whomever it reaches
+		{true, packet.UDP("10.20.0.6", local4, 1, 2).Payload("12345678").Fragment(0, true, 7), denied, forged},
+		{true, packet.Protocol("10.20.0.6", local4, 17).Payload("12345678").Fragment(16, false, 7), denied, unknown},
+		{true, packet.UDP("10.20.0.8", local4, 1, 2), denied, noRule},
+		{true, packet.UDP("10.20.0.7", local4, 1, 2), denied, noRule}, // which loopback has
+		{true, packet.UDP("10.20.0.6", local4, 67, 68), allowed, reference.ReasonLinkFailsafe},
+		{false, packet.UDP("10.20.0.6", local4, 1, 2), allowed, policy.ReasonSamePerimeter},
+		{true, packet.UDP("10.20.0.6", local4, 1, 2), allowed, established},
+	} {
+		decide := s.Arrive
+		if !c.arrives {
+			decide = func(frame []byte, interfaceName string) reference.Decision {
+				return s.Decide(frame, true, interfaceName)
+			}
+		}
+		d := decide(c.packet.Frame(), "eth0")
+		if d.Verdict != c.verdict || d.Reason != c.reason {
+			t.Errorf("frame %d, %s: got %v for %s, want %v for %s", i, c.packet, d.Verdict, d.Reason, c.verdict, c.reason)
+		}
+	}
 }

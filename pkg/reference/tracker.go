@@ -101,6 +101,11 @@ func (t *Tracker) Decide(pkt Packet) Decision {
 	if pkt.NeededByLink {
 		return withoutPolicy(pkt, ReasonLinkFailsafe)
 	}
+	if pkt.Towards && pkt.Arrives && t.evaluator.isOwn(pkt.Peer) {
+		// Whomever it reaches, errors about it would come back to this host: so it
+		// is as if it had no addresses.
+		return t.evaluator.Unjudged(Packet{Towards: true, Interface: pkt.Interface, Unjudgeable: ReasonForgedSource})
+	}
 	if pkt.isICMPError() {
 		if d, ok := t.decideRelated(pkt); ok {
 			return d
