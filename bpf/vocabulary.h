@@ -51,7 +51,7 @@ enum reason {
 	REASON_POLICY_INCOMPLETE, /* a table lacks an entry another refers to: a bug of ours */
 
 	REASON_SOURCE_ROUTED,	/* names where it really goes behind its header: the destination is not known */
-	REASON_FORGED_SOURCE,	/* from outside, with an address of this host as its source */
+	REASON_FORGED_SOURCE,	/* from outside, with an address a member has on this host as its source */
 
 	REASON_COUNT,
 };

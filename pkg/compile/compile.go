@@ -46,6 +46,7 @@ func Compile(p *policy.Policy, facts *policy.Facts) (*Tables, *Legend, error) {
 	b.identify()
 	b.tables.Prefixes4 = b.sweep(family4)
 	b.tables.Prefixes6 = b.sweep(family6)
+	b.markOwn()
 	b.index()
 	if err := b.addMeanings(); err != nil {
 		return nil, nil, err

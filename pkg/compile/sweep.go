@@ -1,7 +1,6 @@
 package compile
 
 import (
-	"net/netip"
 	"slices"
 )
 
@@ -46,7 +45,6 @@ func (b *builder) sweep(family int) []PrefixClass {
 			if prefix := at.prefix(family); !b.isBroadcast(prefix) {
 				local := b.localOf(here.carried)
 				local.Prefix = prefix
-				local.Own = b.own(prefix)
 				b.tables.Locals = append(b.tables.Locals, local)
 			}
 		}
@@ -97,20 +95,4 @@ func (o *ownMarks) take(marks []mark) (rest []mark) {
 		}
 	}
 	return marks[n:]
-}
-
-// own reports whether the prefix is an address that this host speaks from. Only
-// loopback brings packets from such an address in.
-func (b *builder) own(p netip.Prefix) bool {
-	for _, i := range b.facts.Interfaces {
-		if i.Workload || i.Loopback {
-			continue
-		}
-		for _, a := range i.Addresses {
-			if p.IsSingleIP() && p.Addr() == a {
-				return true
-			}
-		}
-	}
-	return false
 }

@@ -202,11 +202,16 @@ func (e ends) everyMember() []crossing {
 // strangeFrames are those of one family only.
 func strangeFrames() [][]crossing {
 	udp6 := packet.UDP(partner6, member6, 4000, 5432)
+	sourceRouted := udp6.Extensions(packet.Routing).Frame()
+	sourceRouted[14+40+3] = 1 // segments left
 	return [][]crossing{
 		slices.Concat(comingIn(packet.UDP("0.0.0.0", "255.255.255.255", 68, 67), packet.UDP(partner4, "10.20.0.255", 1, 5432)), goingOut(packet.UDP("10.20.0.255", partner4, 1, 5432))),
 		comingIn(packet.Protocol(partner4, member4, 2).With(packet.HopLimit, 1), packet.Protocol(partner4, member4, 2)),
 		comingIn(packet.Protocol(partner4, member4, 58).Payload("\x87\x00000000"), packet.Protocol(partner6, member6, 1).Payload("\x08\x00000000")),
-		comingIn(packet.UDP(partner4, member4, 4000, 5432).Options(7, 7, 4, 0, 0, 0, 0)),
+		comingIn(packet.UDP(partner4, member4, 4000, 5432).Options(7, 7, 4, 0, 0, 0, 0), packet.UDP(partner4, member4, 4000, 5432).Options(131, 7, 4, 0, 0, 0, 0)),
+		{{frame: sourceRouted, towards: true}, {frame: sourceRouted}},
+		comingIn(udp6.Extensions(packet.DestinationOptions, packet.HopByHop)),
+		comingIn(packet.UDP("10.20.0.6", member4, 1, 2), packet.UDP("fd20::6", member6, 1, 2).Fragment(0, true, 7), packet.UDP("fd20::6", "2001:db8::99", 1, 2)),
 		comingIn(udp6.Extensions(packet.HopByHop, packet.DestinationOptions, packet.Routing, packet.Authentication, packet.Mobility)),
 		comingIn(udp6.Extensions(packet.HopByHop).With(packet.TotalLength, 0), udp6.With(packet.TotalLength, 0)),
 		comingIn(udp6.LongExtension(packet.DestinationOptions, 456), udp6.LongExtension(packet.DestinationOptions, 464)),

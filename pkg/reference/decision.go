@@ -8,8 +8,8 @@ const (
 	ReasonNotIP policy.Reason = "not-ip"
 	// ReasonLinkFailsafe: the link itself needs it. It passes.
 	ReasonLinkFailsafe policy.Reason = "link-failsafe"
-	// ReasonForgedSource: from outside, with an address of this host as its
-	// source. It cannot be judged.
+	// ReasonForgedSource: from outside, with an address of a member of this host
+	// as its source. It cannot be judged.
 	ReasonForgedSource policy.Reason = "forged-source"
 	// ReasonUngoverned: the packet is of no member.
 	ReasonUngoverned policy.Reason = "ungoverned"

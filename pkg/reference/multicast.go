@@ -59,8 +59,12 @@ func (e *Evaluator) judgeMulticast(direction policy.Direction, pkt Packet) Decis
 	return first
 }
 
-// isOwn reports an address that this host speaks from.
+// isOwn reports whether a member has the address on this host itself, and not
+// behind it.
 func (e *Evaluator) isOwn(addr netip.Addr) bool {
+	if len(e.carriedMembers(addr)) == 0 {
+		return false // nobody's: whoever uses it is judged as any peer
+	}
 	for _, i := range e.facts.Interfaces {
 		if !i.Workload && !i.Loopback && slices.Contains(i.Addresses, addr) {
 			return true
