@@ -13,14 +13,14 @@
 #include "settings.h"
 
 /* A frame of a capture. Written by user space before each; read only if settings.replay. */
-struct replayed {
+struct replayed_frame {
 	__u64 jiffies;
 	__u64 ns;		/* since boot */
 	__u32 length;		/* bytes it had on the wire, of which the frame may be the first only */
 	__u32 pad;
 };
 
-volatile struct replayed replayed;
+volatile struct replayed_frame replayed;
 
 static __always_inline __u64 clock_jiffies(void)
 {

@@ -193,12 +193,8 @@ func (r *Replay) prepare(f ReplayFrame, longer int) error {
 	}
 	now := r.clock.at
 	length := min(max(f.Length, len(f.Data))+longer, math.MaxUint32)
-	// struct replayed of bpf/clock.h; Set checks the size.
-	told := struct {
-		Jiffies, Ns uint64
-		Length, Pad uint32
-	}{Jiffies: now.jiffies, Ns: now.boot, Length: uint32(length)}
-	if err := r.replayed.Set(&told); err != nil {
+	told := replayReplayedFrame{Jiffies: now.jiffies, Ns: now.boot, Length: uint32(length)}
+	if err := r.replayed.Set(told); err != nil {
 		return fmt.Errorf("tell the programs of the frame: %w", err)
 	}
 	return nil

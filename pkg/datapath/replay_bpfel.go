@@ -8,9 +8,18 @@ import (
 	_ "embed"
 	"fmt"
 	"io"
+	"structs"
 
 	"github.com/cilium/ebpf"
 )
+
+type replayReplayedFrame struct {
+	_       structs.HostLayout
+	Jiffies uint64
+	Ns      uint64
+	Length  uint32
+	Pad     uint32
+}
 
 // Names of all BPF objects in the ELF.
 //
