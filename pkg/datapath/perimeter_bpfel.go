@@ -449,7 +449,7 @@ const (
 	perimeterReasonREASON_COUNT                  perimeterReason = 34
 )
 
-type perimeterReplayed struct {
+type perimeterReplayedFrame struct {
 	_       structs.HostLayout
 	Jiffies uint64
 	Ns      uint64
