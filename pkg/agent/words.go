@@ -43,6 +43,8 @@ func sentences() map[policy.Reason]string {
 		"fragment-overlap":  "a later fragment would overwrite the transport header and cannot be judged",
 		"fragment-unknown":  "its first fragment was not seen, so it cannot be judged",
 		"malformed-l4":      "its transport header is one that no socket would accept, and cannot be judged",
+		"source-routed":     "where it ends is written behind its IP header (a source route), and cannot be judged",
+		"forged-source":     "it comes from outside, with an address that a member has on this host as its source",
 		"policy-incomplete": "a table of the policy lacks an entry: this is a fault of perimeterd, please report it",
 	}
 }
