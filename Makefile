@@ -1,5 +1,6 @@
 # Building and testing need Go, git and make; testing needs root. Only
-# `make generate` needs clang, because what it makes is committed.
+# `make generate` needs clang, because what it makes is committed, and only
+# `make kernels` needs qemu and a Debian mirror.
 
 # Binaries know the commit they are built from; this names images and packages.
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
@@ -18,7 +19,7 @@ IMAGE       ?= perimeterd:$(VERSION)
 GOBUILD := go build -trimpath -ldflags '-s -w'
 export CGO_ENABLED := 0
 
-.PHONY: build help run demo test check fuzz generate image install uninstall packages clean
+.PHONY: build help run demo test kernels check fuzz generate image install uninstall packages clean
 
 build: ## Build bin/perimeterd and bin/perimeterctl, static (the default)
 	$(GOBUILD) -o bin/ ./cmd/...
@@ -34,6 +35,9 @@ demo: ## Build a small network, walk a policy through it, and tell what happens 
 
 test: ## Run all tests, as root; a missing right is a failure
 	PERIMETERD_TESTS=privileged go test -count=1 $(TESTFLAGS) ./...
+
+kernels: ## Run the data path's tests in Debian's kernels, emulated; record what their verifiers count
+	scripts/kernels --record
 
 check: build ## Check format, modules, both architectures, headers and generated code; lint
 	@unformatted=$$(gofmt -l .) && test -z "$$unformatted" || { echo "gofmt these: $$unformatted" >&2; exit 1; }

@@ -178,9 +178,9 @@ func TestPathMTUOfDatagrams(t *testing.T) {
 	}
 }
 
-// forgery is an error that nobody but a liar sends. Each is about another peer, so
+// forgedError is an error that nobody but a liar sends. Each is about another peer, so
 // that what it does to a path MTU is seen.
-type forgery struct {
+type forgedError struct {
 	name string
 	// opens: the member's socket sends to the peer's port 443 first.
 	opens bool
@@ -191,7 +191,7 @@ type forgery struct {
 	believed bool
 }
 
-var forgeries = []forgery{
+var forgedErrors = []forgedError{
 	{name: "an echo reply that nobody sent", believed: true, quotes: func(local, peer string, _ uint16) packet.Packet {
 		return packet.ICMPEchoReply(local, peer, 1, 1)
 	}},
@@ -234,8 +234,8 @@ func TestForgedPathMTU(t *testing.T) {
 			for family, own := range [][3]string{{member4, second4, partner4}, {member6, second6, partner6}} {
 				member, second, partner := own[0], own[1], own[2]
 				neighbour := []string{"198.51.100.%d", "2001:db8:100::%d"}[family] // of the partner
-				peers := make([]string, len(forgeries))
-				for i, f := range forgeries {
+				peers := make([]string, len(forgedErrors))
+				for i, f := range forgedErrors {
 					local := member
 					if f.second {
 						local = second
@@ -251,7 +251,7 @@ func TestForgedPathMTU(t *testing.T) {
 					}
 				}
 				if enforced {
-					judged := uint64((family + 1) * len(forgeries))
+					judged := uint64((family + 1) * len(forgedErrors))
 					until(t, "all are judged", func() bool { return w.counted(t)["no-access-rule"] >= judged })
 				}
 				// Now the truth, or all the rest would prove nothing.
@@ -262,7 +262,7 @@ func TestForgedPathMTU(t *testing.T) {
 					t.Fatal(err)
 				}
 				until(t, "the truth is believed", func() bool { return pathMTU(t, w.member, peer) == 1280 })
-				for i, f := range forgeries {
+				for i, f := range forgedErrors {
 					if mtu := pathMTU(t, w.member, peers[i]); (mtu != 0) != (f.believed && !enforced) {
 						t.Errorf("%s, to %s: the path MTU is %d now", f.name, peers[i], mtu)
 					}
@@ -272,7 +272,7 @@ func TestForgedPathMTU(t *testing.T) {
 				counted := w.counted(t)
 				t.Log(describe(counted))
 				expectUnderstood(t, counted)
-				if counted["related"] != 2 || counted["no-access-rule"] != uint64(2*len(forgeries)) {
+				if counted["related"] != 2 || counted["no-access-rule"] != uint64(2*len(forgedErrors)) {
 					t.Error("want the 2 true ones related, and all others denied")
 				}
 			}

@@ -34,12 +34,10 @@ func newEnforced(t *testing.T) *wired {
 
 // side is who opens a connection, and to where, by family.
 type side struct {
-	name                   string
-	client, server         *world.Host
-	clientVeth, serverVeth world.Interface
-	local, server4or6      string // addresses
-	port                   uint16 // of the server, an allowed one
-	to                     string // both
+	name           string
+	client, server *world.Host
+	local          string // address of the client
+	to             string // address and allowed port of the server
 }
 
 // sides are both ends as the client of the other, by both families.
@@ -48,14 +46,8 @@ func (w *wired) sides() []side {
 	members, partners := bothFamilies.addresses()
 	for i := range members {
 		out = append(out,
-			side{
-				"partner to " + members[i], w.partner, w.member, w.partnerVeth, w.memberVeth,
-				partners[i], members[i], 5432, net.JoinHostPort(members[i], "5432"),
-			},
-			side{
-				"member to " + partners[i], w.member, w.partner, w.memberVeth, w.partnerVeth,
-				members[i], partners[i], 443, net.JoinHostPort(partners[i], "443"),
-			})
+			side{"partner to " + members[i], w.partner, w.member, partners[i], net.JoinHostPort(members[i], "5432")},
+			side{"member to " + partners[i], w.member, w.partner, members[i], net.JoinHostPort(partners[i], "443")})
 	}
 	return out
 }
@@ -133,24 +125,13 @@ func (w *wired) awaitState(t *testing.T, c connected, state string) {
 	until(t, "the flow is "+state, func() bool { return w.flowOf(t, c).State == state })
 }
 
-// Ways of packets.
-const (
-	towards = 1 << iota
-	from
-	both = towards | from
-)
-
-// wentOn returns the ways in which packets of the connection crossed since then.
-func (w *wired) wentOn(t *testing.T, c connected, since Flow) (ways int) {
+// wentOn reports whether packets of the connection crossed since then: in some
+// way, and in each.
+func (w *wired) wentOn(t *testing.T, c connected, since Flow) (some, each bool) {
 	t.Helper()
 	now := w.flowOf(t, c)
-	if now.PacketsTowards > since.PacketsTowards {
-		ways |= towards
-	}
-	if now.PacketsFrom > since.PacketsFrom {
-		ways |= from
-	}
-	return ways
+	towards, from := now.PacketsTowards > since.PacketsTowards, now.PacketsFrom > since.PacketsFrom
+	return towards || from, towards && from
 }
 
 // TestHalfClose: after one side has said all it has to say, the other goes on for
@@ -365,132 +346,143 @@ func numbers(t *testing.T, conn *net.TCPConn) (next, expected uint32) {
 	return next, expected
 }
 
-// TestForgedEnds: nobody ends a flow, or shortens its life, with a packet that the
-// receiver does not take for the connection's; the one that it does take ends it.
+// segment is what somebody sends in the name of one end of a connection.
+type segment struct {
+	flags   packet.Flags
+	ahead   int // of the sequence number that this end sends next
+	payload string
+}
+
+// forgedEnds do not end a connection, since its receiver does not believe them.
+var forgedEnds = map[string][]segment{
+	"a reset from long ago":                {{packet.RST, -100_000, ""}},
+	"a reset from the last byte":           {{packet.RST, -1, ""}},
+	"a reset far ahead":                    {{packet.RST, 50_000_000, ""}},
+	"a reset from the other half":          {{packet.RST | packet.ACK, 1 << 31, ""}},
+	"a reset in the window, but not next":  {{packet.RST, 1000, ""}},
+	"data far ahead, and a reset after it": {{packet.ACK, 20_000_000, "x"}, {packet.RST, 20_000_001, ""}},
+	"an end from long ago":                 {{packet.FIN | packet.ACK, -100_000, ""}},
+	"an end far ahead":                     {{packet.FIN | packet.ACK, 50_000_000, ""}},
+	"a beginning":                          {{packet.SYN, 12345, ""}},
+}
+
+// TestForgedEnds: nobody who sends in the partner's name ends a flow, or shortens
+// its life, by what the member does not take for the connection's; what it does
+// take ends it.
 func TestForgedEnds(t *testing.T) {
 	w := newEnforced(t)
-	type segment struct {
-		flags   packet.Flags
-		ahead   int // of the sender's next sequence number
-		payload string
-	}
-	forgeries := map[string][]segment{
-		"a reset from long ago":                {{packet.RST, -100_000, ""}},
-		"a reset from the last byte":           {{packet.RST, -1, ""}},
-		"a reset far ahead":                    {{packet.RST, 50_000_000, ""}},
-		"a reset from the other half":          {{packet.RST | packet.ACK, 1 << 31, ""}},
-		"a reset in the window, but not next":  {{packet.RST, 1000, ""}},
-		"data far ahead, and a reset after it": {{packet.ACK, 20_000_000, "x"}, {packet.RST, 20_000_001, ""}},
-		"an end from long ago":                 {{packet.FIN | packet.ACK, -100_000, ""}},
-		"an end far ahead":                     {{packet.FIN | packet.ACK, 50_000_000, ""}},
-		"a beginning":                          {{packet.SYN, 12345, ""}},
-	}
+	wire := openWire(t, w.partnerVeth)
 	for _, s := range w.sides() {
-		for _, byClient := range []bool{true, false} {
-			forge := func(t *testing.T) (c connected, send func(segment)) {
-				c = connect(t, s, 0)
-				c.talk(t, "opened")
-				w.awaitState(t, c, "established")
-				// It comes from the sender's own wire, as from somebody beside it.
-				from, to, source, destination, sender := s.local, s.server4or6, s.clientVeth, s.serverVeth, c.client
-				fromPort, toPort := uint16(c.client.LocalAddr().(*net.TCPAddr).Port), s.port
-				if !byClient {
-					from, to, source, destination, sender = to, from, destination, source, c.server
-					fromPort, toPort = toPort, fromPort
-				}
-				wire := openWire(t, source)
-				return c, func(f segment) {
-					t.Helper()
-					before, denied := w.flowOf(t, c), w.counted(t)["no-access-rule"]
-					next, expected := numbers(t, sender)
-					p := packet.TCP(from, to, fromPort, toPort, f.flags).Sequence(next+uint32(f.ahead), expected).Payload(f.payload)
-					// ENOBUFS: the egress hook dropped it.
-					if err := wire.Send(p.Ethernet(source.MAC, destination.MAC)); err != nil && !errors.Is(err, unix.ENOBUFS) {
-						t.Fatal(err)
-					}
-					until(t, "the packet was judged", func() bool {
-						return w.wentOn(t, c, before) != 0 || w.counted(t)["no-access-rule"] > denied
-					})
-				}
+		open := func(t *testing.T) (c connected, send func(segment)) {
+			c = connect(t, s, 0)
+			c.talk(t, "opened")
+			w.awaitState(t, c, "established")
+			partner := c.client
+			if s.client == w.member {
+				partner = c.server
 			}
-			name := s.name + ", in the name of the server"
-			if byClient {
-				name = s.name + ", in the name of the client"
-			}
-			for what, segments := range forgeries {
-				if fromMember := byClient == (s.client == w.member); fromMember && len(segments) > 1 {
-					continue // who can send in the member's name is believed about what was sent
+			from, to := partner.LocalAddr().(*net.TCPAddr).AddrPort(), partner.RemoteAddr().(*net.TCPAddr).AddrPort()
+			return c, func(f segment) {
+				t.Helper()
+				before, denied := w.flowOf(t, c), w.counted(t)["no-access-rule"]
+				next, expected := numbers(t, partner)
+				p := packet.TCP(from.Addr(), to.Addr(), from.Port(), to.Port(), f.flags).Sequence(next+uint32(f.ahead), expected)
+				if err := wire.Send(p.Payload(f.payload).Ethernet(w.partnerVeth.MAC, w.memberVeth.MAC)); err != nil {
+					t.Fatal(err)
 				}
-				t.Run(name+", "+what, func(t *testing.T) {
-					c, send := forge(t)
-					for _, f := range segments {
-						send(f)
-					}
-					state := w.flowOf(t, c).State
-					c.talk(t, "it goes on")
-					if later := w.flowOf(t, c).State; state != "established" || later != "established" {
-						t.Errorf("the connection goes on, but the flow is %s, and then %s", state, later)
-					}
+				until(t, "the packet was judged", func() bool {
+					some, _ := w.wentOn(t, c, before)
+					return some || w.counted(t)["no-access-rule"] > denied
 				})
 			}
-			t.Run(name+", the reset that is next", func(t *testing.T) {
-				c, send := forge(t)
-				send(segment{packet.RST, 0, ""})
-				receiver := c.client
-				if byClient {
-					receiver = c.server
+		}
+		for what, segments := range forgedEnds {
+			t.Run(s.name+", "+what, func(t *testing.T) {
+				c, send := open(t)
+				for _, f := range segments {
+					send(f)
 				}
-				if _, err := receiver.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
-					t.Errorf("after the reset: %v", err)
+				state := w.flowOf(t, c).State
+				c.talk(t, "it goes on")
+				if later := w.flowOf(t, c).State; state != "established" || later != "established" {
+					t.Errorf("the connection goes on, but the flow is %s, and then %s", state, later)
 				}
-				w.awaitState(t, c, "closed")
 			})
 		}
+		t.Run(s.name+", the reset that is next", func(t *testing.T) {
+			c, send := open(t)
+			send(segment{packet.RST, 0, ""})
+			member := c.server
+			if s.client == w.member {
+				member = c.client
+			}
+			if _, err := member.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+				t.Errorf("after the reset: %v", err)
+			}
+			w.awaitState(t, c, "closed")
+		})
 	}
 }
 
-// TestProbes: what a connection sends to see whether the other end is there, which
-// is not what it would send next, passes; and it goes on after.
+// TestProbes: what a connection sends to see whether the other end is there, or has
+// room again, which is not what it would send next, passes; and it goes on after.
 func TestProbes(t *testing.T) {
 	w := newEnforced(t)
+	type probing struct {
+		connected
+		name          string
+		prober, other *net.TCPConn
+		before        Flow
+	}
+	var all []probing
 	for _, s := range w.sides() {
-		for _, byClient := range []bool{true, false} {
-			c := connect(t, s, 0)
-			c.talk(t, "opened")
-			prober, other := c.client, c.server
-			if !byClient {
-				prober, other = other, prober
-			}
-			t.Run(fmt.Sprintf("%s, the client probes: %v, an idle connection", s.name, byClient), func(t *testing.T) {
-				before := w.flowOf(t, c)
-				if err := prober.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 9}); err != nil {
-					t.Fatal(err)
-				}
-				until(t, "a probe was answered", func() bool { return w.wentOn(t, c, before) == both })
-				c.talk(t, "after a probe")
-			})
-			t.Run(fmt.Sprintf("%s, the client probes: %v, a full receiver", s.name, byClient), func(t *testing.T) {
-				text := strings.Repeat("more than it takes ", 400_000)
-				written := make(chan error, 1)
-				go func() {
-					_, err := io.WriteString(prober, text)
-					written <- err
-				}()
-				until(t, "the receiver is full", func() bool {
-					info := tcpInfo(t, prober)
-					return info.Notsent_bytes > 0 && info.Unacked == 0
-				})
-				before := w.flowOf(t, c)
-				until(t, "the window is probed", func() bool { return w.wentOn(t, c, before) == both })
-				got := make([]byte, len(text))
-				if _, err := io.ReadFull(other, got); err != nil || string(got) != text {
-					t.Errorf("other bytes came: %v", err)
-				}
-				if err := <-written; err != nil {
-					t.Error(err)
-				}
-			})
-			reset(t, c.client, c.server)
+		c := connect(t, s, 0)
+		all = append(all, probing{connected: c, name: s.name + ", the client probes", prober: c.client, other: c.server})
+		c = connect(t, s, 0)
+		all = append(all, probing{connected: c, name: s.name + ", the server probes", prober: c.server, other: c.client})
+	}
+	// First where there is nothing to say.
+	for i := range all {
+		p := &all[i]
+		p.talk(t, "opened")
+		p.before = w.flowOf(t, p.connected)
+		if err := p.prober.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 9}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range all {
+		until(t, p.name+", and is answered", func() bool { _, each := w.wentOn(t, p.connected, p.before); return each })
+		p.talk(t, "after a probe")
+	}
+	// Then where nobody listens.
+	text := strings.Repeat("more than it takes ", 400_000)
+	written := make(chan error, len(all))
+	for _, p := range all {
+		go func() {
+			_, err := io.WriteString(p.prober, text)
+			written <- err
+		}()
+	}
+	for i := range all {
+		p := &all[i]
+		until(t, p.name+", and finds the other full", func() bool {
+			info := tcpInfo(t, p.prober)
+			return info.Notsent_bytes > 0 && info.Unacked == 0
+		})
+		p.before = w.flowOf(t, p.connected)
+	}
+	for _, p := range all {
+		until(t, p.name+", and is told so again", func() bool { _, each := w.wentOn(t, p.connected, p.before); return each })
+	}
+	for _, p := range all {
+		got := make([]byte, len(text))
+		if _, err := io.ReadFull(p.other, got); err != nil || string(got) != text {
+			t.Errorf("%s: other bytes came: %v", p.name, err)
+		}
+	}
+	for range all {
+		if err := <-written; err != nil {
+			t.Error(err)
 		}
 	}
 	counted := w.counted(t)

@@ -307,7 +307,7 @@ func countedBy(t *testing.T, d *Datapath) map[policy.Reason]uint64 {
 
 // judgeable are the reasons of packets that were understood.
 var judgeable = []policy.Reason{
-	"access-rule", "no-access-rule", "established", "related", "not-ip", "ungoverned", "link-failsafe",
+	"access-rule", "no-access-rule", "same-perimeter", "established", "related", "not-ip", "ungoverned", "link-failsafe",
 	"fragment-follows", "fragment-denied", "no-policy",
 }
 
