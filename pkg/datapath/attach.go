@@ -107,6 +107,9 @@ func (d *Datapath) program(role Role, dir direction, dev netlink.Link) *ebpf.Pro
 // other kind are refused: what is read at the wrong place cannot be judged, and
 // a strict member would lose all its traffic.
 func hasLinkHeader(l netlink.Link) (bool, error) {
+	if gre, ok := l.(*netlink.Gretun); ok && !gre.FlowBased && (gre.Remote.IsUnspecified() || gre.Remote.IsMulticast() || len(gre.Remote) == 0) {
+		return false, fmt.Errorf("%s is a GRE tunnel to many, whose packets begin with the header of the tunnel: judge its packets at the workloads or the uplink, or use tunnels with a remote address", l.Attrs().Name)
+	}
 	switch kind := l.Attrs().EncapType; kind {
 	case "ether", "loopback":
 		return true, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -80,12 +81,6 @@ func devices() []device {
 		{"gre with a key", both, tunnel(func(local, remote end) netlink.Link {
 			return &netlink.Gretun{LinkAttrs: local.attrs(), Local: local.v4, Remote: remote.v4, PMtuDisc: 1, IKey: 7, OKey: 7}
 		}), nil},
-		{"gre to many", both, multipoint(func(local end) netlink.Link {
-			return &netlink.Gretun{LinkAttrs: local.attrs(), Local: local.v4, Remote: net.IPv4zero, PMtuDisc: 1}
-		}), nil},
-		{"gre to many with a key", both, multipoint(func(local end) netlink.Link {
-			return &netlink.Gretun{LinkAttrs: local.attrs(), Local: local.v4, Remote: net.IPv4zero, PMtuDisc: 1, IKey: 7, OKey: 7}
-		}), nil},
 		{"ip6gre", both, tunnel(func(local, remote end) netlink.Link {
 			return &netlink.Gretun{LinkAttrs: local.attrs(), Local: local.v6, Remote: remote.v6, Ttl: 64}
 		}), nil},
@@ -149,6 +144,34 @@ func TestDevices(t *testing.T) {
 	}
 }
 
+// TestGREToManyIsRefused: what cannot be read is not attached to, so that status
+// says that it is not judged.
+func TestGREToManyIsRefused(t *testing.T) {
+	privileged.Require(t)
+	datapath := loaded(t, Options{Root: privileged.BPFFS(t) + "/perimeterd"}, wiredPolicy(), hereFacts())
+	w := newWired(t)
+	member, _, err := multipoint(func(local end) netlink.Link {
+		return &netlink.Gretun{LinkAttrs: local.attrs(), Local: local.v4, Remote: net.IPv4zero, PMtuDisc: 1}
+	})(t, w)
+	if isAbsent(err) {
+		if privileged.Demanded(privileged.AllDevices) {
+			t.Fatal(err)
+		}
+		t.Logf("not tried, this kernel has no such device: %v", err)
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = member.Host.Run(func() error {
+		_, err := datapath.Attach(uint32(member.Index), Uplink)
+		return err
+	})
+	if err == nil || !strings.Contains(err.Error(), "GRE tunnel to many") {
+		t.Errorf("attached, or refused for another reason: %v", err)
+	}
+}
+
 func onVeth(_ *testing.T, w *wired) (member, partner world.Interface, err error) {
 	return w.memberVeth, w.partnerVeth, nil
 }
@@ -173,6 +196,11 @@ func onBridge(_ *testing.T, w *wired) (member, partner world.Interface, err erro
 // stacked is an interface of the member on top of its veth.
 func stacked(top func(base netlink.LinkAttrs) netlink.Link) func(*testing.T, *wired) (world.Interface, world.Interface, error) {
 	return func(_ *testing.T, w *wired) (member, partner world.Interface, err error) {
+		// The base would answer, too, who has the address of what is on top of it.
+		err = w.member.Run(func() error { return os.WriteFile("/proc/sys/net/ipv4/conf/all/arp_ignore", []byte("1"), 0) })
+		if err != nil {
+			return member, partner, err
+		}
 		member, err = add(w.member, top(netlink.LinkAttrs{Name: "top0", ParentIndex: w.memberVeth.Index}))
 		return member, w.partnerVeth, err
 	}

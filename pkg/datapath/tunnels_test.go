@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/perimeterd/perimeterd/tests/packet"
 	"github.com/perimeterd/perimeterd/tests/world"
 )
 
@@ -40,7 +42,15 @@ func tunnels(mode netlink.TuntapMode, segments bool) func(*testing.T, *wired) (w
 
 // openTunnel makes the device line0. With segments it hands over what is too long
 // for its MTU whole, with a header that says how to cut it.
-func openTunnel(host *world.Host, mode netlink.TuntapMode, segments bool) (file *os.File, err error) {
+func openTunnel(host *world.Host, mode netlink.TuntapMode, segments bool) (*os.File, error) {
+	flags := uint16(mode) | unix.IFF_NO_PI
+	if segments {
+		flags |= unix.IFF_VNET_HDR
+	}
+	return openTunnelWith(host, flags)
+}
+
+func openTunnelWith(host *world.Host, flags uint16) (file *os.File, err error) {
 	err = host.Run(func() error {
 		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 		if err != nil {
@@ -48,14 +58,10 @@ func openTunnel(host *world.Host, mode netlink.TuntapMode, segments bool) (file 
 		}
 		request, err := unix.NewIfreq("line0")
 		if err == nil {
-			flags := uint16(mode) | unix.IFF_NO_PI
-			if segments {
-				flags |= unix.IFF_VNET_HDR
-			}
 			request.SetUint16(flags)
 			err = unix.IoctlIfreq(fd, unix.TUNSETIFF, request)
 		}
-		if err == nil && segments {
+		if err == nil && flags&unix.IFF_VNET_HDR != 0 {
 			err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, unix.TUN_F_CSUM|unix.TUN_F_TSO4|unix.TUN_F_TSO6)
 		}
 		if err != nil {
@@ -80,6 +86,64 @@ func pump(from, to *os.File) {
 			return
 		}
 	}
+}
+
+// TestTunnelSaysWhatItCarries: who holds a tun device says of each packet what it
+// is, tags included, and the kernel believes it. What it delivers is judged.
+func TestTunnelSaysWhatItCarries(t *testing.T) {
+	w := newWired(t)
+	file, err := openTunnelWith(w.member, unix.IFF_TUN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	line, err := raise(w.member, "line0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.join(t, line, w.partnerVeth)
+	inbox, closed := openBox(t, w.member, "5432"), openBox(t, w.member, "5433")
+	const ip4, ip6, tag, serviceTag = 0x0800, 0x86dd, 0x8100, 0x88a8
+	send := func(port uint16) {
+		t.Helper()
+		datagram4 := packet.UDP(partner4, member4, 4000, port).Payload("IPv4").Datagram()
+		datagram6 := packet.UDP(partner6, member6, 4000, port).Payload("IPv6").Datagram()
+		for _, words := range [][]uint16{
+			{ip4}, {tag, 0, ip4}, {serviceTag, 0, ip4}, {serviceTag, 0, tag, 0, ip4}, {tag, 0, tag, 0, tag, 0, ip4},
+			{ip6}, {tag, 0, ip6}, {tag, 7, ip6}, {ip4 + 1}, // another VLAN, and no IP
+		} {
+			frame := []byte{0, 0} // no flags
+			for _, word := range words {
+				frame = binary.BigEndian.AppendUint16(frame, word)
+			}
+			datagram := datagram4
+			if words[len(words)-1] == ip6 {
+				datagram = datagram6
+			}
+			if _, err := file.Write(append(frame, datagram...)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	send(5432)
+	delivered := inbox.collect(t, 100, shortly)
+	if len(delivered) < 3 {
+		t.Fatalf("Linux itself delivers only %q", delivered)
+	}
+	send(5433)
+	if got := closed.collect(t, len(delivered), enough); len(got) != len(delivered) {
+		t.Fatalf("Linux itself delivers %q, and then %q", delivered, got)
+	}
+	w.enforce(t, Options{}, line)
+	send(5433)
+	send(5432)
+	if got := inbox.collect(t, len(delivered), enough); !slices.Equal(got, delivered) {
+		t.Errorf("got %q, want %q", got, delivered)
+	}
+	if got := closed.collect(t, 1, shortly); len(got) > 0 {
+		t.Errorf("got past: %q", got)
+	}
+	t.Log(len(delivered), "are delivered; ", describe(w.counted(t)))
 }
 
 // Of the kernel's linux/wireguard.h.
