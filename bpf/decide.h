@@ -287,8 +287,6 @@ static __noinline void flow_start(struct question *question, bool midstream)
 		.arrives = question->forwarded ? 0 : 1 << (pkt->end & 1),
 	};
 
-	if (question->crossed)
-		flow_make_way(question);
 	question->ours = true;
 	flow_begin_numbers(&flow, pkt);
 	flow.packets[pkt->end & 1] = 1;
@@ -299,6 +297,14 @@ static __noinline void flow_start(struct question *question, bool midstream)
 		return;
 	if (!answer->unlisted)
 		report_start(pkt, answer, &flow, question->ifindex, question->control.generation);
+}
+
+/* Apart, and not one within the other: their stacks together are too large for kernels before 6.12. */
+static __always_inline void flow_open(struct question *question, bool midstream)
+{
+	if (question->crossed)
+		flow_make_way(question);
+	flow_start(question, midstream);
 }
 
 /* The questions, in order. Every packet gets an answer. */
@@ -349,13 +355,13 @@ static __always_inline void decide(context *ctx, struct question *question, enum
 		 * a flow they would be judged as the member's own.
 		 */
 		if (answer->unlisted && !midstream)
-			flow_start(question, false);
+			flow_open(question, false);
 		return;
 	}
 	if (answer->verdict == VERDICT_DENY)
 		report_denial(pkt, answer, question->ifindex, question->control.generation);
 	else if (!(midstream && pkt->tcp_flags & TCP_RST)) /* a reset opens nothing */
-		flow_start(question, midstream);
+		flow_open(question, midstream);
 }
 
 /* The only way out. Counts the packet; true if it may pass. */
