@@ -65,8 +65,8 @@ func parse(args []string, out io.Writer) (options, error) {
 	var o options
 	flags := pflag.NewFlagSet("kernels", pflag.ContinueOnError)
 	flags.StringVar(&o.run, "run", "", "run only tests that this regular expression matches")
-	flags.DurationVar(&o.limit, "limit", 15*time.Minute, "time that one kernel may take")
-	flags.IntVar(&o.jobs, "jobs", 1, "kernels to run at the same time")
+	flags.DurationVar(&o.limit, "limit", 40*time.Minute, "time that one kernel may take")
+	flags.IntVar(&o.jobs, "jobs", 2, "kernels to run at the same time; one keeps less than two processors busy")
 	flags.BoolVar(&o.record, "record", false, "write what the verifiers of all kernels counted to "+tablePath)
 	flags.BoolVarP(&o.verbose, "verbose", "v", false, "show what the tests print while they run")
 	flags.SortFlags = false

@@ -60,8 +60,8 @@ type outcome struct {
 	elapsed time.Duration
 }
 
-// run runs the kernels one after the other, or as many at a time as was asked
-// for. It goes on past those that fail.
+// run runs the kernels, as many at a time as was asked for. It goes on past those
+// that fail.
 func (m *matrix) run(ctx context.Context) error {
 	var mutex sync.Mutex // of what follows, and of out
 	counts := verified.Table{}
