@@ -57,6 +57,40 @@ static __always_inline bool context_lacks_link_header(context *skb)
 	       first[0] == network[0] && first[1] == network[1];
 }
 
+/*
+ * All ones if the network header is more than `offset` bytes behind the start of
+ * the data, which is if so much less can be read from there; else 0. Without a
+ * branch, each of which would double the ways that the verifier follows.
+ */
+static __always_inline __u32 context_network_beyond(context *skb, __u32 offset)
+{
+	__s64 readable = (long)skb->data_end - (long)skb->data;
+	__s64 last;
+	__u8 byte;
+
+	asm volatile("" : "+r"(readable)); /* a number from here on, and no pointers to calculate with */
+	last = readable - 1 - offset;
+	last &= ~(last >> 63); /* where nothing is so far behind */
+	return bpf_skb_load_bytes_relative(skb, last, &byte, sizeof(byte), BPF_HDR_START_NET) >> 63;
+}
+
+/*
+ * Bytes of the data before the network header, on devices without a link header.
+ * There are some before Linux 5.14, where most tunnels leave in place what they
+ * took off, and TC shows it as one big link header. How many can only be told from
+ * how much there is behind them. More than HEADER_BYTES_MAX: too many to tell.
+ */
+static __always_inline __u32 context_network_offset(context *skb)
+{
+	__u32 offset = 0;
+
+	if (!context_network_beyond(skb, 0))
+		return 0;
+	for (__u32 step = HEADER_BYTES_MAX / 2; step; step /= 2)
+		offset += step & context_network_beyond(skb, offset + step - 1);
+	return offset + (2 & context_network_beyond(skb, offset));
+}
+
 /* Makes more of the packet readable. False if there is no more, or no memory. */
 static __always_inline bool context_more(context *skb)
 {

@@ -39,6 +39,11 @@ static __always_inline bool context_lacks_link_header(context *xdp)
 	return false;
 }
 
+static __always_inline __u32 context_network_offset(context *xdp)
+{
+	return 0;
+}
+
 /* What is not at hand here is left to TC, which can make it so. */
 static __always_inline bool context_more(context *xdp)
 {

@@ -33,6 +33,7 @@ struct frame {
 	void *end;		/* of what can be read without pulling */
 	__u32 length;		/* of the whole frame, not only of the readable part */
 	__u16 protocol;		/* ethertype, for devices without a link header */
+	__u32 network_offset;	/* where the IP header is, without a link header */
 	bool link_header;	/* data begins with an Ethernet header */
 	bool segments;		/* a GSO packet: its IP length may be meaningless */
 	bool quoted;		/* the IP packet is a quotation: cut short, 8 bytes of L4 */
@@ -416,7 +417,7 @@ static __always_inline enum reason packet_parse_ipv6(const struct frame *frame, 
  */
 static __always_inline enum reason packet_parse_link(const struct frame *frame, struct packet *pkt)
 {
-	__u32 offset = 0;
+	__u32 offset = frame->network_offset;
 	__u16 type = frame->protocol;
 
 	if (frame->link_header) {

@@ -95,6 +95,7 @@ __noinline int question_read_link(context *ctx, __u32 slot, __u32 link_header)
 		return REASON_POLICY_INCOMPLETE;
 	context_frame(ctx, &frame);
 	frame.link_header = link_header && !context_lacks_link_header(ctx);
+	frame.network_offset = link_header ? 0 : context_network_offset(ctx);
 	return packet_parse_link(&frame, &question->packet);
 }
 

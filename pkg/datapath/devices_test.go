@@ -62,7 +62,7 @@ func devices() []device {
 		{"QinQ", both, tagged(0, netlink.VLAN_PROTOCOL_8021AD, netlink.VLAN_PROTOCOL_8021Q), nil},
 		{"QinQ, judged at its base", both, tagged(0, netlink.VLAN_PROTOCOL_8021AD, netlink.VLAN_PROTOCOL_8021Q), atBase},
 		{"QinQ without offload, judged at its base", both, tagged(noTagOffload, netlink.VLAN_PROTOCOL_8021AD, netlink.VLAN_PROTOCOL_8021Q), atBase},
-		{"QinQ with its tags in the frame, judged at its base", both, tagged(tagInFrame|noTagOffload, netlink.VLAN_PROTOCOL_8021AD, netlink.VLAN_PROTOCOL_8021Q), atBase},
+		{"QinQ with its tags in the frame, judged at its base", both, ifItCarries(tagged(tagInFrame|noTagOffload, netlink.VLAN_PROTOCOL_8021AD, netlink.VLAN_PROTOCOL_8021Q)), atBase},
 		{"VLAN in a VLAN, judged at its base", both, tagged(0, netlink.VLAN_PROTOCOL_8021Q, netlink.VLAN_PROTOCOL_8021Q), atBase},
 		{"dummy, judged at the line", families{v4: true}, onDummy, atBase},
 		{"wireguard", both, wireguard, nil},
@@ -268,6 +268,23 @@ func tagged(how tagging, protocols ...netlink.VlanProtocol) func(*testing.T, *wi
 			*ends[i] = base
 		}
 		return member, partner, nil
+	}
+}
+
+// ifItCarries is for a line over which some kernels carry nothing, filter or not
+// (7.3 loses a tag of such a stack): it is as good as absent there.
+func ifItCarries(build func(*testing.T, *wired) (world.Interface, world.Interface, error)) func(*testing.T, *wired) (world.Interface, world.Interface, error) {
+	return func(t *testing.T, w *wired) (member, partner world.Interface, err error) {
+		member, partner, err = build(t, w)
+		if err != nil {
+			return member, partner, err
+		}
+		w.join(t, member, partner)
+		err = try(w.partner, "tcp", net.JoinHostPort(member4, "9"), enough/4)
+		if traffic.OutcomeOf(err) != traffic.Refused {
+			return member, partner, fmt.Errorf("%w: it carries nothing: %w", unix.EOPNOTSUPP, err)
+		}
+		return world.Interface{}, world.Interface{}, nil // joined already
 	}
 }
 

@@ -377,7 +377,7 @@ func TestLeftToTC(t *testing.T) {
 			inbox, wire := openBox(t, w.member, "5432"), openWire(t, w.partnerVeth)
 			deep := packet.UDP(partner6, member6, 4000, 5432).Payload("deep").Ethernet(w.partnerVeth.MAC, w.memberVeth.MAC)
 			flat := deep.Payload("flat")
-			for range 16 {
+			for range 9 {
 				deep = deep.Extensions(packet.DestinationOptions)
 			}
 			if err := wire.Send(deep); err != nil {

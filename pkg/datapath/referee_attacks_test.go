@@ -18,6 +18,8 @@ type attack struct {
 	elsewhere bool
 	// large does not fit every wire.
 	large bool
+	// unless says in which kernels nothing gets to a socket even without a filter.
+	unless string
 }
 
 // attacks lists them. Ports 5433 and 443 are closed, 5432 is open to the partner
@@ -43,7 +45,10 @@ func attacks() []attack {
 	decoy := binary.BigEndian.AppendUint16([]byte{0, 7}, refereePort)
 	decoy = append(decoy, 0, 8, 0, 0)
 	behind := string(make([]byte, 16)) + "\x0f\xa0\x15\x38\x00\x08\x00\x00"
-	mobility := mobilityPacket()
+	const (
+		counted      = "the kernel, as since some time after 6.18, counts such headers itself"
+		mobileChecks = "the kernel (CONFIG_IPV6_MIP6) wants nothing behind a mobility header"
+	)
 	asked := func(flags packet.Flags) packet.Packet {
 		return packet.TCP(partner4, member4, 443, closed, flags).Sequence(9, 9)
 	}
@@ -54,13 +59,14 @@ func attacks() []attack {
 		one("a service tag and two more", udp6.ServiceTagged(0).Tagged(0, 0)),
 		one("four tags", syn4.Tagged(tags(4)...)),
 		one("five tags", udp6.Tagged(tags(5)...)),
-		one("nine tags", udp4.Tagged(tags(9)...)),
+		{name: "nine tags", packets: []packet.Packet{udp4.Tagged(tags(9)...)}, unless: counted},
 		one("an IP option", udp4.Options(1)),
 		one("forty bytes of options", syn4.Options(slices.Repeat([]byte{1}, 40)...)),
 		one("options that look like the open port", udp4.Options(decoy...)),
 		one("a header that looks like options", packet.UDP(partner4, member4, 4000, refereePort).Options(0, 7, closed>>8, closed&0xff, 0, 8, 0, 0).With(packet.HeaderLength, 5)),
 		one("the reserved byte of a fragment header", packet.UDP(partner6, member6, 4000, closed).Payload(behind).Fragment(0, false, 1).With(packet.FragmentReserved, 0x1800)),
-		one("sixteen headers of destination options", many(udp6, 16)),
+		{name: "sixteen headers of destination options", packets: []packet.Packet{many(udp6, 16)}, unless: counted},
+		one("nine headers of destination options", many(udp6, 9)),
 		one("eight headers of destination options", many(udp6, 8)),
 		one("a long header of destination options", udp6.LongExtension(packet.DestinationOptions, 1024)),
 		one("hop-by-hop and routing", syn6.Extensions(packet.HopByHop, packet.Routing)),
@@ -84,7 +90,7 @@ func attacks() []attack {
 		one("UDP-Lite to the open port", packet.UDPLite(partner4, member4, 4000, refereePort)),
 		one("SCTP to the open port", packet.SCTP(partner6, member6, 4000, refereePort)),
 		one("DCCP to the open port", packet.DCCP(partner4, member4, 4000, refereePort)),
-		one("a mobility header before the open port", mobility),
+		{name: "a mobility header before the open port", packets: []packet.Packet{mobilityPacket()}, unless: mobileChecks},
 		one("a shim6 header before the open port", open6.Extensions(packet.Shim6)),
 		one("GRE", packet.GRE(partner4, member4).Payload(string(open4.Datagram()))),
 		one("echo", packet.ICMPEcho(partner6, member6, 4000, refereePort)),
@@ -131,7 +137,11 @@ func TestAttacks(t *testing.T) {
 			o, err := bare.send(bare.framesOf(a)...)
 			must(t, err)
 			b := bare.benches(posts[0])[2]
-			if !slices.ContainsFunc(o.receipts, func(r receipt) bool { return !b.permits(&r) }) {
+			switch {
+			case slices.ContainsFunc(o.receipts, func(r receipt) bool { return !b.permits(&r) }):
+			case a.unless != "":
+				t.Logf("%s: proves nothing here: %s", a.name, a.unless)
+			default:
 				t.Errorf("%s: reaches nothing even without a filter, so it proves nothing: %s", a.name, a.packets)
 			}
 		}

@@ -187,6 +187,14 @@ func wireguard(_ *testing.T, w *wired) (member, partner world.Interface, err err
 	return member, partner, nil
 }
 
+// genericHeader is the kernel's struct genlmsghdr: command, version, two reserved
+// bytes. Those of nl.Genlmsg (v1.3.1) are whatever is in memory behind it, and
+// newer kernels want them to be 0.
+type genericHeader [4]byte
+
+func (h genericHeader) Len() int          { return len(h) }
+func (h genericHeader) Serialize() []byte { return h[:] }
+
 // configureWireguard gives a device its key and one peer, for everything.
 func configureWireguard(ifindex int, own *ecdh.PrivateKey, peer *ecdh.PublicKey, at netip.Addr) error {
 	family, err := netlink.GenlFamilyGet("wireguard")
@@ -194,7 +202,7 @@ func configureWireguard(ifindex int, own *ecdh.PrivateKey, peer *ecdh.PublicKey,
 		return err
 	}
 	request := nl.NewNetlinkRequest(int(family.ID), unix.NLM_F_ACK)
-	request.AddData(&nl.Genlmsg{Command: wgCommandSetDevice, Version: 1})
+	request.AddData(genericHeader{wgCommandSetDevice, 1})
 	request.AddData(nl.NewRtAttr(wgIfindex, nl.Uint32Attr(uint32(ifindex))))
 	request.AddData(nl.NewRtAttr(wgPrivateKey, own.Bytes()))
 	request.AddData(nl.NewRtAttr(wgListenPort, nl.Uint16Attr(wgPort)))
