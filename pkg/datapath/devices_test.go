@@ -272,7 +272,7 @@ func tagged(how tagging, protocols ...netlink.VlanProtocol) func(*testing.T, *wi
 }
 
 // ifItCarries is for a line over which some kernels carry nothing, filter or not
-// (7.3 loses a tag of such a stack): it is as good as absent there.
+// (6.12 and 7.3; 5.10 and 6.1 do): it is as good as absent there.
 func ifItCarries(build func(*testing.T, *wired) (world.Interface, world.Interface, error)) func(*testing.T, *wired) (world.Interface, world.Interface, error) {
 	return func(t *testing.T, w *wired) (member, partner world.Interface, err error) {
 		member, partner, err = build(t, w)
