@@ -146,6 +146,7 @@ static __always_inline bool decide_by_flow(struct question *question)
 	const struct packet *pkt = &question->packet;
 	struct judgement *answer = &question->answer;
 	__u32 table = FLOW_TABLE_ESTABLISHED;
+	__u32 settled = flows_settled_so_far();
 	struct flow *flow = flow_find(pkt, FLOW_TABLE_ESTABLISHED);
 	__u8 way;
 
@@ -153,12 +154,12 @@ static __always_inline bool decide_by_flow(struct question *question)
 		table = FLOW_TABLE_OPENING;
 		flow = flow_find(pkt, FLOW_TABLE_OPENING);
 	}
-	if (!flow) { /* another CPU may have settled it between the two looks */
+	if (!flow && settled != flows_settled_so_far()) { /* perhaps this one, between the two looks */
 		table = FLOW_TABLE_ESTABLISHED;
 		flow = flow_find(pkt, FLOW_TABLE_ESTABLISHED);
-		if (!flow)
-			return false;
 	}
+	if (!flow)
+		return false;
 	if (flow_is_idle(flow, pkt->protocol)) {
 		flow_end(question, flow, table);
 		return false; /* a new flow on an old key */
@@ -219,21 +220,31 @@ static __noinline bool decide_by_quoted_flow(context *ctx, struct question *ques
 	return pass(answer, pkt, REASON_RELATED);
 }
 
+static __always_inline bool packet_is_midstream(const struct packet *pkt)
+{
+	return pkt->protocol == PROTOCOL_TCP && !packet_opens_tcp(pkt);
+}
+
+/* Who opened the flow of a packet that belongs to none; in mid-stream, the side with the lower port is taken for the server. */
+static __always_inline __u32 packet_opener(const struct packet *pkt)
+{
+	if (!packet_is_midstream(pkt))
+		return pkt->end;
+	return pkt->local_port < pkt->peer_port ? DIRECTION_INBOUND : DIRECTION_OUTBOUND;
+}
+
 /*
  * What the policy says about a packet that belongs to no flow. TCP in
  * mid-stream may have been opened by either side before we looked, so it is
- * judged both ways and passes if either is allowed; the side with the lower
- * port is taken for the server.
+ * judged both ways and passes if either is allowed.
  */
 static __noinline bool decide_by_policy(struct question *question)
 {
 	const struct packet *pkt = &question->packet;
 	struct judgement *answer = &question->answer;
-	__u32 direction = pkt->end;
-	bool midstream = pkt->protocol == PROTOCOL_TCP && !packet_opens_tcp(pkt);
+	__u32 direction = packet_opener(pkt);
+	bool midstream = packet_is_midstream(pkt);
 
-	if (midstream)
-		direction = pkt->local_port < pkt->peer_port ? DIRECTION_INBOUND : DIRECTION_OUTBOUND;
 	policy_judge(&question->control, pkt, direction, question->ifindex, answer);
 	/* By what Enforced would do, so that Audit does not report what would pass. */
 	if (midstream && answer->would_be == VERDICT_DENY) {
@@ -312,7 +323,7 @@ static __always_inline void decide(context *ctx, struct question *question, enum
 {
 	struct packet *pkt = &question->packet;
 	struct judgement *answer = &question->answer;
-	bool midstream;
+	bool midstream, concerned;
 
 	if (question->control.generation == 0) {
 		pass(answer, pkt, REASON_NO_POLICY);
@@ -333,10 +344,16 @@ static __always_inline void decide(context *ctx, struct question *question, enum
 		decide_unjudgeable(question, parsed);
 		return;
 	}
-	if (decide_by_flow(question))
+	concerned = policy_concerns(&question->control, pkt);
+	if (concerned && decide_by_flow(question))
 		return;
 	if (failsafe_allows(pkt)) {
 		pass(answer, pkt, REASON_LINK_FAILSAFE);
+		return;
+	}
+	if (!concerned) {
+		pass(answer, pkt, REASON_UNGOVERNED);
+		answer->direction = packet_opener(pkt);
 		return;
 	}
 	if (question->arrives && pkt->end == END_TOWARDS && policy_peer_is_here(&question->control, pkt)) {

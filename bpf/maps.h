@@ -69,6 +69,14 @@ struct {
 	});
 } locals6 SEC(".maps");
 
+/* Asked before all else, so that a packet of no member costs next to nothing. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, GENERATION_SLOTS);
+	__type(key, __u32);
+	__type(value, struct local_marks);
+} marked_locals SEC(".maps");
+
 /* The members' shorter prefixes; asked only when control says there are any. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
@@ -220,6 +228,14 @@ struct {
 	__type(key, struct flow_key6);
 	__type(value, struct flow);
 } established6 SEC(".maps");
+
+/* How many flows have moved from `opening` to `established`: a packet that found its flow in neither looks again if one did meanwhile. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} flows_settled SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -91,6 +91,43 @@ static __always_inline struct local *policy_local(const struct control *control,
 	}
 }
 
+/*
+ * The bit of an address in struct local_marks; an IPv4 address has three words of 0.
+ * Multiplied by the golden ratio, whose upper bits depend on all bits below. User
+ * space does the same (localMark).
+ */
+static __always_inline __u32 policy_mark(const struct address *address)
+{
+	__u32 folded = address->word_be[0];
+
+	for (int i = 1; i < 4; i++)
+		folded = (folded << 7 | folded >> 25) ^ address->word_be[i];
+	return folded * 0x9e3779b1 >> (32 - LOCAL_MARKS_LOG2);
+}
+
+static __always_inline bool policy_is_marked(const struct local_marks *marks, const struct address *address)
+{
+	__u32 mark = policy_mark(address);
+
+	return marks->words[mark / 64] >> (mark % 64) & 1;
+}
+
+/*
+ * False if no member and no address of this host is at either end, and so neither
+ * policy nor flows have anything to say. True may be a mistake.
+ */
+static __always_inline bool policy_concerns(const struct control *control, const struct packet *pkt)
+{
+	const __u32 prefixes = pkt->family == 4 ? CONTROL_LOCAL_PREFIXES4 : CONTROL_LOCAL_PREFIXES6;
+	__u32 slot = policy_slot(control);
+	struct local_marks *marks = bpf_map_lookup_elem(&marked_locals, &slot);
+
+	if (!marks || control->flags & prefixes || packet_is_multicast(pkt, &pkt->local))
+		return true;
+	return policy_is_marked(marks, &pkt->local) ||
+	       (pkt->end == END_TOWARDS && policy_is_marked(marks, &pkt->peer));
+}
+
 /* True if the peer's address is one of this host's own. */
 static __always_inline bool policy_peer_is_here(const struct control *control, const struct packet *pkt)
 {

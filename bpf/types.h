@@ -68,6 +68,16 @@ struct local {
 	__u32 flags;			/* enum local_flag */
 };
 
+/*
+ * Which local addresses locals4 and locals6 hold, by a hash of each: an address
+ * whose bit is 0 is in neither. Derived from them; by slot of the generation.
+ */
+#define LOCAL_MARKS_LOG2 18
+
+struct local_marks {
+	__u64 words[(1 << LOCAL_MARKS_LOG2) / 64];
+};
+
 enum local_flag {
 	LOCAL_STRICT_INBOUND = 1,	/* 1 << enum direction: one of its members is strict */
 	LOCAL_STRICT_OUTBOUND = 2,

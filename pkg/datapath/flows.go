@@ -144,15 +144,20 @@ type SweepStats struct {
 	Fragments, FragmentsMax int
 }
 
-// Sweep removes the flows that are idle for longer than their timeout, and
-// returns the ends of those whose end was not told by the kernel. Of a flow
+// Sweep removes the flows that are idle for longer than their timeout, and those
+// of addresses that the policy no longer knows, whose packets it is not asked
+// about; and it returns the ends of those whose end was not told by the kernel. Of a flow
 // that a packet revives in the same moment exactly one side tells the end.
 func (d *Datapath) Sweep() ([]Event, SweepStats, error) {
 	now, err := d.clock.now()
 	if err != nil {
 		return nil, SweepStats{}, err
 	}
-	s := &sweep{d: d, now: now, timeouts: d.options.Timeouts.rows(d.clock), stats: SweepStats{
+	known, err := d.knownLocals()
+	if err != nil {
+		return nil, SweepStats{}, err
+	}
+	s := &sweep{d: d, now: now, known: known, timeouts: d.options.Timeouts.rows(d.clock), stats: SweepStats{
 		Generations:  map[uint32]int{},
 		FragmentsMax: int(d.objects.Fragments.MaxEntries()),
 	}}
@@ -171,6 +176,7 @@ func (d *Datapath) Sweep() ([]Event, SweepStats, error) {
 type sweep struct {
 	d        *Datapath
 	now      moment
+	known    *knownLocals
 	timeouts [4][4]uint32
 	events   []Event
 	stats    SweepStats
@@ -179,14 +185,14 @@ type sweep struct {
 func sweepTable[K any](s *sweep, m *ebpf.Map, tuple func(K) flowTuple) error {
 	keys := make([]K, 4096)
 	flows := make([]perimeterFlow, len(keys))
-	var idle []K
+	var over []K
 	var cursor ebpf.MapBatchCursor
 	for {
 		n, err := m.BatchLookup(&cursor, keys, flows, nil)
 		for i := range n {
 			s.stats.Flows++
-			if s.idle(tuple(keys[i]).protocol, &flows[i]) {
-				idle = append(idle, keys[i])
+			if s.over(tuple(keys[i]), &flows[i]) {
+				over = append(over, keys[i])
 			} else {
 				g := flows[i].Generation
 				s.stats.Generations[g]++
@@ -202,7 +208,7 @@ func sweepTable[K any](s *sweep, m *ebpf.Map, tuple func(K) flowTuple) error {
 			return fmt.Errorf("list the flows: %w", err)
 		}
 	}
-	for _, key := range idle {
+	for _, key := range over {
 		if err := sweepFlow(s, m, key, tuple(key)); err != nil {
 			return err
 		}
@@ -224,9 +230,9 @@ func sweepFlow[K any](s *sweep, m *ebpf.Map, key K, t flowTuple) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("remove an idle flow: %w", err)
+		return fmt.Errorf("remove a flow that is over: %w", err)
 	}
-	if !s.idle(t.protocol, &f) {
+	if !s.over(t, &f) {
 		// A packet began it anew between the look and the removal.
 		err := m.Update(key, f, ebpf.UpdateNoExist)
 		if err == nil {
@@ -242,6 +248,11 @@ func sweepFlow[K any](s *sweep, m *ebpf.Map, key K, t flowTuple) error {
 		s.events = append(s.events, s.end(t, &f))
 	}
 	return nil
+}
+
+// over reports whether no packet would find the flow and pass by it.
+func (s *sweep) over(t flowTuple, f *perimeterFlow) bool {
+	return s.idle(t.protocol, f) || f.Generation < s.known.generation && !s.known.concerns(t)
 }
 
 // idle is flow_is_idle of bpf/flow.h: both must agree on when a flow is over.

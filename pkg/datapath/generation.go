@@ -21,6 +21,7 @@ type generation struct {
 	number uint32
 	flags  uint32
 	tables *compile.Tables
+	marks  localMarks
 	maps   map[string]*ebpf.Map // by name of the outer map
 	shared map[string]bool      // those that belong to the generation before as well
 }
@@ -177,6 +178,12 @@ func (d *Datapath) buildLocals(g *generation) error {
 	if len(prefixes6) > 0 {
 		g.flags |= uint32(perimeterControlFlagCONTROL_LOCAL_PREFIXES6)
 	}
+	for _, a := range hosts4 {
+		g.marks.add([4]uint32{a})
+	}
+	for _, a := range hosts6 {
+		g.marks.add(a)
+	}
 	return errors.Join(
 		table(d, g, "locals4", hosts4, ofHosts4),
 		table(d, g, "locals6", hosts6, ofHosts6),
@@ -305,6 +312,9 @@ func (d *Datapath) put(g *generation, slot uint32) error {
 func (d *Datapath) install(g *generation) error {
 	if err := d.put(g, g.slot()); err != nil {
 		return err
+	}
+	if err := d.objects.MarkedLocals.Put(g.slot(), perimeterLocalMarks(g.marks)); err != nil {
+		return fmt.Errorf("marked_locals: %w", err)
 	}
 	return d.markPrivateInterfaces(g)
 }

@@ -267,6 +267,11 @@ const (
 	perimeterLocalFlagLOCAL_OWN             perimeterLocalFlag = 8
 )
 
+type perimeterLocalMarks struct {
+	_     structs.HostLayout
+	Words [4096]uint64
+}
+
 type perimeterMember struct {
 	_          structs.HostLayout
 	Scope      [2]uint32
@@ -504,12 +509,14 @@ const (
 	perimeterMapEstablished4    = "established4"
 	perimeterMapEstablished6    = "established6"
 	perimeterMapFlowEvents      = "flow_events"
+	perimeterMapFlowsSettled    = "flows_settled"
 	perimeterMapFragments       = "fragments"
 	perimeterMapInterfaces      = "interfaces"
 	perimeterMapLocalPrefixes4  = "local_prefixes4"
 	perimeterMapLocalPrefixes6  = "local_prefixes6"
 	perimeterMapLocals4         = "locals4"
 	perimeterMapLocals6         = "locals6"
+	perimeterMapMarkedLocals    = "marked_locals"
 	perimeterMapMembers         = "members"
 	perimeterMapOpening4        = "opening4"
 	perimeterMapOpening6        = "opening6"
@@ -596,12 +603,14 @@ type perimeterMapSpecs struct {
 	Established4   *ebpf.MapSpec `ebpf:"established4"`
 	Established6   *ebpf.MapSpec `ebpf:"established6"`
 	FlowEvents     *ebpf.MapSpec `ebpf:"flow_events"`
+	FlowsSettled   *ebpf.MapSpec `ebpf:"flows_settled"`
 	Fragments      *ebpf.MapSpec `ebpf:"fragments"`
 	Interfaces     *ebpf.MapSpec `ebpf:"interfaces"`
 	LocalPrefixes4 *ebpf.MapSpec `ebpf:"local_prefixes4"`
 	LocalPrefixes6 *ebpf.MapSpec `ebpf:"local_prefixes6"`
 	Locals4        *ebpf.MapSpec `ebpf:"locals4"`
 	Locals6        *ebpf.MapSpec `ebpf:"locals6"`
+	MarkedLocals   *ebpf.MapSpec `ebpf:"marked_locals"`
 	Members        *ebpf.MapSpec `ebpf:"members"`
 	Opening4       *ebpf.MapSpec `ebpf:"opening4"`
 	Opening6       *ebpf.MapSpec `ebpf:"opening6"`
@@ -652,12 +661,14 @@ type perimeterMaps struct {
 	Established4   *ebpf.Map `ebpf:"established4"`
 	Established6   *ebpf.Map `ebpf:"established6"`
 	FlowEvents     *ebpf.Map `ebpf:"flow_events"`
+	FlowsSettled   *ebpf.Map `ebpf:"flows_settled"`
 	Fragments      *ebpf.Map `ebpf:"fragments"`
 	Interfaces     *ebpf.Map `ebpf:"interfaces"`
 	LocalPrefixes4 *ebpf.Map `ebpf:"local_prefixes4"`
 	LocalPrefixes6 *ebpf.Map `ebpf:"local_prefixes6"`
 	Locals4        *ebpf.Map `ebpf:"locals4"`
 	Locals6        *ebpf.Map `ebpf:"locals6"`
+	MarkedLocals   *ebpf.Map `ebpf:"marked_locals"`
 	Members        *ebpf.Map `ebpf:"members"`
 	Opening4       *ebpf.Map `ebpf:"opening4"`
 	Opening6       *ebpf.Map `ebpf:"opening6"`
@@ -681,12 +692,14 @@ func (m *perimeterMaps) Close() error {
 		m.Established4,
 		m.Established6,
 		m.FlowEvents,
+		m.FlowsSettled,
 		m.Fragments,
 		m.Interfaces,
 		m.LocalPrefixes4,
 		m.LocalPrefixes6,
 		m.Locals4,
 		m.Locals6,
+		m.MarkedLocals,
 		m.Members,
 		m.Opening4,
 		m.Opening6,

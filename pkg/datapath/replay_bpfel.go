@@ -33,12 +33,14 @@ const (
 	replayMapEstablished4   = "established4"
 	replayMapEstablished6   = "established6"
 	replayMapFlowEvents     = "flow_events"
+	replayMapFlowsSettled   = "flows_settled"
 	replayMapFragments      = "fragments"
 	replayMapInterfaces     = "interfaces"
 	replayMapLocalPrefixes4 = "local_prefixes4"
 	replayMapLocalPrefixes6 = "local_prefixes6"
 	replayMapLocals4        = "locals4"
 	replayMapLocals6        = "locals6"
+	replayMapMarkedLocals   = "marked_locals"
 	replayMapMembers        = "members"
 	replayMapOpening4       = "opening4"
 	replayMapOpening6       = "opening6"
@@ -115,12 +117,14 @@ type replayMapSpecs struct {
 	Established4   *ebpf.MapSpec `ebpf:"established4"`
 	Established6   *ebpf.MapSpec `ebpf:"established6"`
 	FlowEvents     *ebpf.MapSpec `ebpf:"flow_events"`
+	FlowsSettled   *ebpf.MapSpec `ebpf:"flows_settled"`
 	Fragments      *ebpf.MapSpec `ebpf:"fragments"`
 	Interfaces     *ebpf.MapSpec `ebpf:"interfaces"`
 	LocalPrefixes4 *ebpf.MapSpec `ebpf:"local_prefixes4"`
 	LocalPrefixes6 *ebpf.MapSpec `ebpf:"local_prefixes6"`
 	Locals4        *ebpf.MapSpec `ebpf:"locals4"`
 	Locals6        *ebpf.MapSpec `ebpf:"locals6"`
+	MarkedLocals   *ebpf.MapSpec `ebpf:"marked_locals"`
 	Members        *ebpf.MapSpec `ebpf:"members"`
 	Opening4       *ebpf.MapSpec `ebpf:"opening4"`
 	Opening6       *ebpf.MapSpec `ebpf:"opening6"`
@@ -171,12 +175,14 @@ type replayMaps struct {
 	Established4   *ebpf.Map `ebpf:"established4"`
 	Established6   *ebpf.Map `ebpf:"established6"`
 	FlowEvents     *ebpf.Map `ebpf:"flow_events"`
+	FlowsSettled   *ebpf.Map `ebpf:"flows_settled"`
 	Fragments      *ebpf.Map `ebpf:"fragments"`
 	Interfaces     *ebpf.Map `ebpf:"interfaces"`
 	LocalPrefixes4 *ebpf.Map `ebpf:"local_prefixes4"`
 	LocalPrefixes6 *ebpf.Map `ebpf:"local_prefixes6"`
 	Locals4        *ebpf.Map `ebpf:"locals4"`
 	Locals6        *ebpf.Map `ebpf:"locals6"`
+	MarkedLocals   *ebpf.Map `ebpf:"marked_locals"`
 	Members        *ebpf.Map `ebpf:"members"`
 	Opening4       *ebpf.Map `ebpf:"opening4"`
 	Opening6       *ebpf.Map `ebpf:"opening6"`
@@ -200,12 +206,14 @@ func (m *replayMaps) Close() error {
 		m.Established4,
 		m.Established6,
 		m.FlowEvents,
+		m.FlowsSettled,
 		m.Fragments,
 		m.Interfaces,
 		m.LocalPrefixes4,
 		m.LocalPrefixes6,
 		m.Locals4,
 		m.Locals6,
+		m.MarkedLocals,
 		m.Members,
 		m.Opening4,
 		m.Opening6,

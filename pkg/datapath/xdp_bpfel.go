@@ -24,12 +24,14 @@ const (
 	xdpMapEstablished4   = "established4"
 	xdpMapEstablished6   = "established6"
 	xdpMapFlowEvents     = "flow_events"
+	xdpMapFlowsSettled   = "flows_settled"
 	xdpMapFragments      = "fragments"
 	xdpMapInterfaces     = "interfaces"
 	xdpMapLocalPrefixes4 = "local_prefixes4"
 	xdpMapLocalPrefixes6 = "local_prefixes6"
 	xdpMapLocals4        = "locals4"
 	xdpMapLocals6        = "locals6"
+	xdpMapMarkedLocals   = "marked_locals"
 	xdpMapMembers        = "members"
 	xdpMapOpening4       = "opening4"
 	xdpMapOpening6       = "opening6"
@@ -106,12 +108,14 @@ type xdpMapSpecs struct {
 	Established4   *ebpf.MapSpec `ebpf:"established4"`
 	Established6   *ebpf.MapSpec `ebpf:"established6"`
 	FlowEvents     *ebpf.MapSpec `ebpf:"flow_events"`
+	FlowsSettled   *ebpf.MapSpec `ebpf:"flows_settled"`
 	Fragments      *ebpf.MapSpec `ebpf:"fragments"`
 	Interfaces     *ebpf.MapSpec `ebpf:"interfaces"`
 	LocalPrefixes4 *ebpf.MapSpec `ebpf:"local_prefixes4"`
 	LocalPrefixes6 *ebpf.MapSpec `ebpf:"local_prefixes6"`
 	Locals4        *ebpf.MapSpec `ebpf:"locals4"`
 	Locals6        *ebpf.MapSpec `ebpf:"locals6"`
+	MarkedLocals   *ebpf.MapSpec `ebpf:"marked_locals"`
 	Members        *ebpf.MapSpec `ebpf:"members"`
 	Opening4       *ebpf.MapSpec `ebpf:"opening4"`
 	Opening6       *ebpf.MapSpec `ebpf:"opening6"`
@@ -162,12 +166,14 @@ type xdpMaps struct {
 	Established4   *ebpf.Map `ebpf:"established4"`
 	Established6   *ebpf.Map `ebpf:"established6"`
 	FlowEvents     *ebpf.Map `ebpf:"flow_events"`
+	FlowsSettled   *ebpf.Map `ebpf:"flows_settled"`
 	Fragments      *ebpf.Map `ebpf:"fragments"`
 	Interfaces     *ebpf.Map `ebpf:"interfaces"`
 	LocalPrefixes4 *ebpf.Map `ebpf:"local_prefixes4"`
 	LocalPrefixes6 *ebpf.Map `ebpf:"local_prefixes6"`
 	Locals4        *ebpf.Map `ebpf:"locals4"`
 	Locals6        *ebpf.Map `ebpf:"locals6"`
+	MarkedLocals   *ebpf.Map `ebpf:"marked_locals"`
 	Members        *ebpf.Map `ebpf:"members"`
 	Opening4       *ebpf.Map `ebpf:"opening4"`
 	Opening6       *ebpf.Map `ebpf:"opening6"`
@@ -191,12 +197,14 @@ func (m *xdpMaps) Close() error {
 		m.Established4,
 		m.Established6,
 		m.FlowEvents,
+		m.FlowsSettled,
 		m.Fragments,
 		m.Interfaces,
 		m.LocalPrefixes4,
 		m.LocalPrefixes6,
 		m.Locals4,
 		m.Locals6,
+		m.MarkedLocals,
 		m.Members,
 		m.Opening4,
 		m.Opening6,
