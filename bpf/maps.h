@@ -131,6 +131,80 @@ struct {
 	});
 } prefixes6 SEC(".maps");
 
+/* How to find a class faster than in the tries. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, GENERATION_SLOTS);
+	__type(key, __u32);
+	__type(value, struct prefix_index);
+} prefix_indexes SEC(".maps");
+
+/* Of each prefix, a hash of its first bits: an address without its mark is in no prefix. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, GENERATION_SLOTS);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_ARRAY);
+		__uint(max_entries, AGENT_SIZES_IT);
+		__uint(map_flags, BPF_F_INNER_MAP);
+		__type(key, __u32);
+		__type(value, __u64);
+	});
+} prefix_marks4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, GENERATION_SLOTS);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_ARRAY);
+		__uint(max_entries, AGENT_SIZES_IT);
+		__uint(map_flags, BPF_F_INNER_MAP);
+		__type(key, __u32);
+		__type(value, __u64);
+	});
+} prefix_marks6 SEC(".maps");
+
+/* Full-length prefixes, where nearly all are: to their class. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, GENERATION_SLOTS);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_HASH);
+		__uint(max_entries, AGENT_SIZES_IT);
+		__type(key, __u32);
+		__type(value, __u32);
+	});
+} prefix_hosts4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, GENERATION_SLOTS);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_HASH);
+		__uint(max_entries, AGENT_SIZES_IT);
+		__type(key, struct address);
+		__type(value, __u32);
+	});
+} prefix_hosts6 SEC(".maps");
+
+/* The whole IPv4 address space, in runs of the same class. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, GENERATION_SLOTS);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_ARRAY);
+		__uint(max_entries, AGENT_SIZES_IT);
+		__uint(map_flags, BPF_F_INNER_MAP);
+		__type(key, __u32);
+		__type(value, struct run_block);
+	});
+} prefix_runs4 SEC(".maps");
+
 /* What a class means to a scope, where it means anything. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);

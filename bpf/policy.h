@@ -24,6 +24,7 @@
 #include "clock.h"
 #include "maps.h"
 #include "packet.h"
+#include "prefix.h"
 #include "settings.h"
 #include "types.h"
 
@@ -91,23 +92,9 @@ static __always_inline struct local *policy_local(const struct control *control,
 	}
 }
 
-/*
- * The bit of an address in struct local_marks; an IPv4 address has three words of 0.
- * Multiplied by the golden ratio, whose upper bits depend on all bits below. User
- * space does the same (localMark).
- */
-static __always_inline __u32 policy_mark(const struct address *address)
-{
-	__u32 folded = address->word_be[0];
-
-	for (int i = 1; i < 4; i++)
-		folded = (folded << 7 | folded >> 25) ^ address->word_be[i];
-	return folded * 0x9e3779b1 >> (32 - LOCAL_MARKS_LOG2);
-}
-
 static __always_inline bool policy_is_marked(const struct local_marks *marks, const struct address *address)
 {
-	__u32 mark = policy_mark(address);
+	__u32 mark = prefix_hash(address, 128) >> (32 - LOCAL_MARKS_LOG2);
 
 	return marks->words[mark / 64] >> (mark % 64) & 1;
 }
@@ -145,29 +132,6 @@ static __always_inline bool policy_peer_is_here(const struct control *control, c
 			local = bpf_map_lookup_elem(inner, pkt->peer.word_be);
 	}
 	return local && local->flags & LOCAL_OWN;
-}
-
-/* The class of the packet's peer, or CLASS_NONE. */
-static __always_inline __u32 policy_class(__u32 slot, const struct packet *pkt)
-{
-	__u32 *class = NULL;
-	void *inner;
-
-	if (pkt->family == 4) {
-		struct prefix_key4 key = {.length = 32, .address_be = pkt->peer.word_be[0]};
-
-		inner = bpf_map_lookup_elem(&prefixes4, &slot);
-		if (inner)
-			class = bpf_map_lookup_elem(inner, &key);
-	} else {
-		struct prefix_key6 key = {.length = 128};
-
-		__builtin_memcpy(key.address_be, pkt->peer.word_be, sizeof(key.address_be));
-		inner = bpf_map_lookup_elem(&prefixes6, &slot);
-		if (inner)
-			class = bpf_map_lookup_elem(inner, &key);
-	}
-	return class ? *class : CLASS_NONE;
 }
 
 #define SPAN_MISSING (1ULL << 32)
@@ -325,7 +289,7 @@ static __noinline void policy_judge(const struct control *control, const struct 
 		goto incomplete;
 
 	list = pkt->family == 4 ? member->otherwise4[direction] : member->otherwise6[direction];
-	class = policy_class(slot, pkt);
+	class = prefix_class(slot, pkt->family, &pkt->peer);
 	if (class != CLASS_NONE) {
 		__u64 meaning = policy_meaning(slot, member->scope[direction], class);
 

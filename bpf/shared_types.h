@@ -15,6 +15,12 @@ struct shared_types {
 	struct address address;
 	struct prefix_key4 prefix_key4;
 	struct prefix_key6 prefix_key6;
+	struct prefix_index prefix_index;
+	struct marks_shape marks_shape;
+	struct family_index family_index;
+	struct run_block run_block;
+	enum run_word run_word;
+	enum run_leaf run_leaf;
 	struct local local;
 	struct member member;
 	struct span span;

@@ -46,6 +46,46 @@ struct prefix_key6 {
 	__u32 address_be[4];
 };
 
+struct marks_shape {
+	__u32 bits;		/* of an address that are hashed; 0 = there are no marks */
+	__u32 count_log2;	/* of the marks */
+};
+
+struct family_index {
+	struct marks_shape marks;
+	__u8 runs;		/* IPv4: prefix_runs4 alone tells */
+	__u8 hosts;		/* full-length prefixes are in prefix_hosts4 or prefix_hosts6, */
+	__u8 only_hosts;	/* and there are no others */
+	__u8 pad;
+};
+
+/*
+ * Where the classes of a generation's prefixes are, by slot. The agent picks what
+ * is fast for the prefixes at hand; every choice gives the same classes.
+ */
+struct prefix_index {
+	struct family_index of4, of6;
+};
+
+/*
+ * A piece of prefix_runs4: a node, or 16 leaves. A node stands for 256 neighbouring
+ * networks (the first 65536 for all /24 of a /16, by its number, the others for all
+ * addresses of a /24). A run is neighbours of the same leaf.
+ */
+struct run_block {
+	__u32 words[16];
+};
+
+enum run_word {
+	RUN_STARTS = 0,		/* eight words: a bit for each network, set where a run begins */
+	RUN_BEFORE = 8,		/* two words: a byte for each of those eight, how many begin before it */
+	RUN_FIRST = 10,		/* number of the leaf of the first run; the others follow */
+};
+
+enum run_leaf {
+	RUN_NODE = 1 << 30,	/* a leaf that is no class but the number of a node */
+};
+
 /*
  * A list of what applies to which ports: a piece of the spans table, sorted, that
  * covers every (protocol, port). count 0: first itself is the answer for all.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sync/errgroup"
@@ -22,6 +21,7 @@ type generation struct {
 	flags  uint32
 	tables *compile.Tables
 	marks  localMarks
+	index  perimeterPrefixIndex
 	maps   map[string]*ebpf.Map // by name of the outer map
 	shared map[string]bool      // those that belong to the generation before as well
 }
@@ -161,6 +161,9 @@ func (d *Datapath) buildLocals(g *generation) error {
 		if l.Audit {
 			local.Flags |= uint32(perimeterLocalFlagLOCAL_AUDIT)
 		}
+		if l.Prefix.IsSingleIP() {
+			g.marks.add(l.Prefix.Addr())
+		}
 		switch a := l.Prefix.Addr(); {
 		case a.Is4() && l.Prefix.IsSingleIP():
 			hosts4, ofHosts4 = append(hosts4, key4(a)), append(ofHosts4, local)
@@ -178,48 +181,12 @@ func (d *Datapath) buildLocals(g *generation) error {
 	if len(prefixes6) > 0 {
 		g.flags |= uint32(perimeterControlFlagCONTROL_LOCAL_PREFIXES6)
 	}
-	for _, a := range hosts4 {
-		g.marks.add([4]uint32{a})
-	}
-	for _, a := range hosts6 {
-		g.marks.add(a)
-	}
 	return errors.Join(
 		table(d, g, "locals4", hosts4, ofHosts4),
 		table(d, g, "locals6", hosts6, ofHosts6),
 		table(d, g, "local_prefixes4", prefixes4, ofPrefixes4),
 		table(d, g, "local_prefixes6", prefixes6, ofPrefixes6),
 	)
-}
-
-func (d *Datapath) buildPrefixes(g *generation) error {
-	var before compile.Tables
-	if d.inForce != nil && d.inForce.tables != nil {
-		before = *d.inForce.tables
-	}
-	return errors.Join(
-		prefixTable(d, g, "prefixes4", before.Prefixes4, g.tables.Prefixes4, prefixKey4),
-		prefixTable(d, g, "prefixes6", before.Prefixes6, g.tables.Prefixes6, prefixKey6),
-	)
-}
-
-// prefixTable makes the trie of a family, or shares the one in force: most edits
-// of a policy change no prefix, and a trie of a million takes a second to load.
-func prefixTable[K any](d *Datapath, g *generation, outer string, before, prefixes []compile.PrefixClass, key func(netip.Prefix) K) error {
-	if before != nil && d.inForce.maps[outer] != nil && slices.Equal(before, prefixes) {
-		m, err := d.inForce.maps[outer].Clone()
-		if err != nil {
-			return fmt.Errorf("share %s: %w", outer, err)
-		}
-		g.maps[outer], g.shared[outer] = m, true
-		return nil
-	}
-	keys := make([]K, len(prefixes))
-	classes := make([]uint32, len(prefixes))
-	for i, p := range prefixes {
-		keys[i], classes[i] = key(p.Prefix), p.Class
-	}
-	return table(d, g, outer, keys, classes)
 }
 
 func (d *Datapath) buildScopeClasses(g *generation) error {
@@ -285,7 +252,8 @@ func (d *Datapath) outerMaps() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
 		"locals4": m.Locals4, "locals6": m.Locals6,
 		"local_prefixes4": m.LocalPrefixes4, "local_prefixes6": m.LocalPrefixes6,
-		"prefixes4": m.Prefixes4, "prefixes6": m.Prefixes6,
+		"prefixes4": m.Prefixes4, "prefix_runs4": m.PrefixRuns4, "prefix_hosts4": m.PrefixHosts4, "prefix_marks4": m.PrefixMarks4,
+		"prefixes6": m.Prefixes6, "prefix_hosts6": m.PrefixHosts6, "prefix_marks6": m.PrefixMarks6,
 		"scope_classes": m.ScopeClasses, "class_parents": m.ClassParents, "members": m.Members, "spans": m.Spans, "outcomes": m.Outcomes,
 	}
 }
@@ -315,6 +283,9 @@ func (d *Datapath) install(g *generation) error {
 	}
 	if err := d.objects.MarkedLocals.Put(g.slot(), perimeterLocalMarks(g.marks)); err != nil {
 		return fmt.Errorf("marked_locals: %w", err)
+	}
+	if err := d.objects.PrefixIndexes.Put(g.slot(), g.index); err != nil {
+		return fmt.Errorf("prefix_indexes: %w", err)
 	}
 	return d.markPrivateInterfaces(g)
 }
@@ -357,9 +328,9 @@ func (d *Datapath) Prefixes() Prefixes {
 	}
 	t := d.inForce.tables
 	p := Prefixes{IPv4: len(t.Prefixes4), IPv6: len(t.Prefixes6)}
-	p.Bytes = int64(bytesPerPrefix) * int64(p.IPv4+p.IPv6)
-	for name, m := range d.inForce.maps {
-		if name == "prefixes4" || name == "prefixes6" {
+	for _, m := range d.inForce.maps {
+		if m.Type() == ebpf.LPMTrie { // max_entries is what it was made for, and filled with
+			p.Bytes += int64(bytesPerPrefix) * int64(m.MaxEntries())
 			continue
 		}
 		info, err := m.Info()

@@ -2,7 +2,6 @@ package datapath
 
 import (
 	"fmt"
-	"math/bits"
 	"net/netip"
 )
 
@@ -13,23 +12,18 @@ type localMarks perimeterLocalMarks
 // localMarkCount is a power of two.
 const localMarkCount = uint64(len(perimeterLocalMarks{}.Words) * 64)
 
-// localMark is the bit of an address, given as the words the kernel reads it in;
-// policy_mark of bpf/policy.h.
-func localMark(address [4]uint32) uint32 {
-	folded := address[0]
-	for _, word := range address[1:] {
-		folded = bits.RotateLeft32(folded, 7) ^ word
-	}
-	return uint32(uint64(folded*0x9e3779b1) * localMarkCount >> 32)
+// localMark is the bit of an address.
+func localMark(a netip.Addr) uint32 {
+	return uint32(uint64(prefixHash(a, a.BitLen())) * localMarkCount >> 32)
 }
 
-func (m *localMarks) add(address [4]uint32) {
-	mark := localMark(address)
+func (m *localMarks) add(a netip.Addr) {
+	mark := localMark(a)
 	m.Words[mark/64] |= 1 << (mark % 64)
 }
 
-func (m *localMarks) has(address [4]uint32) bool {
-	mark := localMark(address)
+func (m *localMarks) has(a netip.Addr) bool {
+	mark := localMark(a)
 	return m.Words[mark/64]>>(mark%64)&1 == 1
 }
 
@@ -60,7 +54,8 @@ func (k *knownLocals) concerns(t flowTuple) bool {
 	if t.family == 6 {
 		prefixes = perimeterControlFlagCONTROL_LOCAL_PREFIXES6
 	}
-	return k.flags&prefixes != 0 || isGroup(address(t.family, t.local)) || k.marks.has(t.local)
+	local := address(t.family, t.local)
+	return k.flags&prefixes != 0 || isGroup(local) || k.marks.has(local)
 }
 
 // isGroup is packet_is_multicast of bpf/packet.h.

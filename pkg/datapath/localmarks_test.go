@@ -13,20 +13,11 @@ import (
 func twin(t *testing.T, text string) string {
 	t.Helper()
 	of := netip.MustParseAddr(text)
-	bytes := of.As16()
-	if of.Is4() {
-		bytes = [16]byte{}
-		copy(bytes[:], of.AsSlice())
-	}
-	var words [4]uint32
-	for i := range words {
-		words[i] = binary.NativeEndian.Uint32(bytes[4*i:])
-	}
-	mark, last := localMark(words), len(of.AsSlice())/4-1
+	bytes := of.AsSlice()
 	for i := range uint32(1 << 30) {
-		words[last] = i*2654435761 | 0x80 // no group, no network of this
-		a := address([2]uint8{4, 6}[last/3], words)
-		if localMark(words) == mark && a != of && !isGroup(a) {
+		binary.BigEndian.PutUint32(bytes[len(bytes)-4:], i)
+		a, _ := netip.AddrFromSlice(bytes)
+		if localMark(a) == localMark(of) && a != of && !isGroup(a) {
 			return a.String()
 		}
 	}

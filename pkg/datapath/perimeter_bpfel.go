@@ -139,6 +139,15 @@ const (
 	perimeterEventKindEVENT_DENIED     perimeterEventKind = 3
 )
 
+type perimeterFamilyIndex struct {
+	_         structs.HostLayout
+	Marks     perimeterMarksShape
+	Runs      uint8
+	Hosts     uint8
+	OnlyHosts uint8
+	Pad       uint8
+}
+
 type perimeterFlow struct {
 	_            structs.HostLayout
 	Packets      [2]uint64
@@ -272,6 +281,12 @@ type perimeterLocalMarks struct {
 	Words [4096]uint64
 }
 
+type perimeterMarksShape struct {
+	_         structs.HostLayout
+	Bits      uint32
+	CountLog2 uint32
+}
+
 type perimeterMember struct {
 	_          structs.HostLayout
 	Scope      [2]uint32
@@ -295,6 +310,12 @@ type perimeterPacketCount struct {
 	_       structs.HostLayout
 	Packets uint64
 	Bytes   uint64
+}
+
+type perimeterPrefixIndex struct {
+	_   structs.HostLayout
+	Of4 perimeterFamilyIndex
+	Of6 perimeterFamilyIndex
 }
 
 type perimeterPrefixKey4 struct {
@@ -462,6 +483,25 @@ type perimeterReplayedFrame struct {
 	Pad     uint32
 }
 
+type perimeterRunBlock struct {
+	_     structs.HostLayout
+	Words [16]uint32
+}
+
+type perimeterRunLeaf uint32
+
+const (
+	perimeterRunLeafRUN_NODE perimeterRunLeaf = 1073741824
+)
+
+type perimeterRunWord uint32
+
+const (
+	perimeterRunWordRUN_STARTS perimeterRunWord = 0
+	perimeterRunWordRUN_BEFORE perimeterRunWord = 8
+	perimeterRunWordRUN_FIRST  perimeterRunWord = 10
+)
+
 type perimeterScopeClass struct {
 	_     structs.HostLayout
 	Scope uint32
@@ -522,6 +562,12 @@ const (
 	perimeterMapOpening6        = "opening6"
 	perimeterMapOutcomes        = "outcomes"
 	perimeterMapPacketCounts    = "packet_counts"
+	perimeterMapPrefixHosts4    = "prefix_hosts4"
+	perimeterMapPrefixHosts6    = "prefix_hosts6"
+	perimeterMapPrefixIndexes   = "prefix_indexes"
+	perimeterMapPrefixMarks4    = "prefix_marks4"
+	perimeterMapPrefixMarks6    = "prefix_marks6"
+	perimeterMapPrefixRuns4     = "prefix_runs4"
 	perimeterMapPrefixes4       = "prefixes4"
 	perimeterMapPrefixes6       = "prefixes6"
 	perimeterMapQuestions       = "questions"
@@ -616,6 +662,12 @@ type perimeterMapSpecs struct {
 	Opening6       *ebpf.MapSpec `ebpf:"opening6"`
 	Outcomes       *ebpf.MapSpec `ebpf:"outcomes"`
 	PacketCounts   *ebpf.MapSpec `ebpf:"packet_counts"`
+	PrefixHosts4   *ebpf.MapSpec `ebpf:"prefix_hosts4"`
+	PrefixHosts6   *ebpf.MapSpec `ebpf:"prefix_hosts6"`
+	PrefixIndexes  *ebpf.MapSpec `ebpf:"prefix_indexes"`
+	PrefixMarks4   *ebpf.MapSpec `ebpf:"prefix_marks4"`
+	PrefixMarks6   *ebpf.MapSpec `ebpf:"prefix_marks6"`
+	PrefixRuns4    *ebpf.MapSpec `ebpf:"prefix_runs4"`
 	Prefixes4      *ebpf.MapSpec `ebpf:"prefixes4"`
 	Prefixes6      *ebpf.MapSpec `ebpf:"prefixes6"`
 	Questions      *ebpf.MapSpec `ebpf:"questions"`
@@ -674,6 +726,12 @@ type perimeterMaps struct {
 	Opening6       *ebpf.Map `ebpf:"opening6"`
 	Outcomes       *ebpf.Map `ebpf:"outcomes"`
 	PacketCounts   *ebpf.Map `ebpf:"packet_counts"`
+	PrefixHosts4   *ebpf.Map `ebpf:"prefix_hosts4"`
+	PrefixHosts6   *ebpf.Map `ebpf:"prefix_hosts6"`
+	PrefixIndexes  *ebpf.Map `ebpf:"prefix_indexes"`
+	PrefixMarks4   *ebpf.Map `ebpf:"prefix_marks4"`
+	PrefixMarks6   *ebpf.Map `ebpf:"prefix_marks6"`
+	PrefixRuns4    *ebpf.Map `ebpf:"prefix_runs4"`
 	Prefixes4      *ebpf.Map `ebpf:"prefixes4"`
 	Prefixes6      *ebpf.Map `ebpf:"prefixes6"`
 	Questions      *ebpf.Map `ebpf:"questions"`
@@ -705,6 +763,12 @@ func (m *perimeterMaps) Close() error {
 		m.Opening6,
 		m.Outcomes,
 		m.PacketCounts,
+		m.PrefixHosts4,
+		m.PrefixHosts6,
+		m.PrefixIndexes,
+		m.PrefixMarks4,
+		m.PrefixMarks6,
+		m.PrefixRuns4,
 		m.Prefixes4,
 		m.Prefixes6,
 		m.Questions,

@@ -46,6 +46,12 @@ const (
 	replayMapOpening6       = "opening6"
 	replayMapOutcomes       = "outcomes"
 	replayMapPacketCounts   = "packet_counts"
+	replayMapPrefixHosts4   = "prefix_hosts4"
+	replayMapPrefixHosts6   = "prefix_hosts6"
+	replayMapPrefixIndexes  = "prefix_indexes"
+	replayMapPrefixMarks4   = "prefix_marks4"
+	replayMapPrefixMarks6   = "prefix_marks6"
+	replayMapPrefixRuns4    = "prefix_runs4"
 	replayMapPrefixes4      = "prefixes4"
 	replayMapPrefixes6      = "prefixes6"
 	replayMapQuestions      = "questions"
@@ -130,6 +136,12 @@ type replayMapSpecs struct {
 	Opening6       *ebpf.MapSpec `ebpf:"opening6"`
 	Outcomes       *ebpf.MapSpec `ebpf:"outcomes"`
 	PacketCounts   *ebpf.MapSpec `ebpf:"packet_counts"`
+	PrefixHosts4   *ebpf.MapSpec `ebpf:"prefix_hosts4"`
+	PrefixHosts6   *ebpf.MapSpec `ebpf:"prefix_hosts6"`
+	PrefixIndexes  *ebpf.MapSpec `ebpf:"prefix_indexes"`
+	PrefixMarks4   *ebpf.MapSpec `ebpf:"prefix_marks4"`
+	PrefixMarks6   *ebpf.MapSpec `ebpf:"prefix_marks6"`
+	PrefixRuns4    *ebpf.MapSpec `ebpf:"prefix_runs4"`
 	Prefixes4      *ebpf.MapSpec `ebpf:"prefixes4"`
 	Prefixes6      *ebpf.MapSpec `ebpf:"prefixes6"`
 	Questions      *ebpf.MapSpec `ebpf:"questions"`
@@ -188,6 +200,12 @@ type replayMaps struct {
 	Opening6       *ebpf.Map `ebpf:"opening6"`
 	Outcomes       *ebpf.Map `ebpf:"outcomes"`
 	PacketCounts   *ebpf.Map `ebpf:"packet_counts"`
+	PrefixHosts4   *ebpf.Map `ebpf:"prefix_hosts4"`
+	PrefixHosts6   *ebpf.Map `ebpf:"prefix_hosts6"`
+	PrefixIndexes  *ebpf.Map `ebpf:"prefix_indexes"`
+	PrefixMarks4   *ebpf.Map `ebpf:"prefix_marks4"`
+	PrefixMarks6   *ebpf.Map `ebpf:"prefix_marks6"`
+	PrefixRuns4    *ebpf.Map `ebpf:"prefix_runs4"`
 	Prefixes4      *ebpf.Map `ebpf:"prefixes4"`
 	Prefixes6      *ebpf.Map `ebpf:"prefixes6"`
 	Questions      *ebpf.Map `ebpf:"questions"`
@@ -219,6 +237,12 @@ func (m *replayMaps) Close() error {
 		m.Opening6,
 		m.Outcomes,
 		m.PacketCounts,
+		m.PrefixHosts4,
+		m.PrefixHosts6,
+		m.PrefixIndexes,
+		m.PrefixMarks4,
+		m.PrefixMarks6,
+		m.PrefixRuns4,
 		m.Prefixes4,
 		m.Prefixes6,
 		m.Questions,

@@ -37,6 +37,12 @@ const (
 	xdpMapOpening6       = "opening6"
 	xdpMapOutcomes       = "outcomes"
 	xdpMapPacketCounts   = "packet_counts"
+	xdpMapPrefixHosts4   = "prefix_hosts4"
+	xdpMapPrefixHosts6   = "prefix_hosts6"
+	xdpMapPrefixIndexes  = "prefix_indexes"
+	xdpMapPrefixMarks4   = "prefix_marks4"
+	xdpMapPrefixMarks6   = "prefix_marks6"
+	xdpMapPrefixRuns4    = "prefix_runs4"
 	xdpMapPrefixes4      = "prefixes4"
 	xdpMapPrefixes6      = "prefixes6"
 	xdpMapQuestions      = "questions"
@@ -121,6 +127,12 @@ type xdpMapSpecs struct {
 	Opening6       *ebpf.MapSpec `ebpf:"opening6"`
 	Outcomes       *ebpf.MapSpec `ebpf:"outcomes"`
 	PacketCounts   *ebpf.MapSpec `ebpf:"packet_counts"`
+	PrefixHosts4   *ebpf.MapSpec `ebpf:"prefix_hosts4"`
+	PrefixHosts6   *ebpf.MapSpec `ebpf:"prefix_hosts6"`
+	PrefixIndexes  *ebpf.MapSpec `ebpf:"prefix_indexes"`
+	PrefixMarks4   *ebpf.MapSpec `ebpf:"prefix_marks4"`
+	PrefixMarks6   *ebpf.MapSpec `ebpf:"prefix_marks6"`
+	PrefixRuns4    *ebpf.MapSpec `ebpf:"prefix_runs4"`
 	Prefixes4      *ebpf.MapSpec `ebpf:"prefixes4"`
 	Prefixes6      *ebpf.MapSpec `ebpf:"prefixes6"`
 	Questions      *ebpf.MapSpec `ebpf:"questions"`
@@ -179,6 +191,12 @@ type xdpMaps struct {
 	Opening6       *ebpf.Map `ebpf:"opening6"`
 	Outcomes       *ebpf.Map `ebpf:"outcomes"`
 	PacketCounts   *ebpf.Map `ebpf:"packet_counts"`
+	PrefixHosts4   *ebpf.Map `ebpf:"prefix_hosts4"`
+	PrefixHosts6   *ebpf.Map `ebpf:"prefix_hosts6"`
+	PrefixIndexes  *ebpf.Map `ebpf:"prefix_indexes"`
+	PrefixMarks4   *ebpf.Map `ebpf:"prefix_marks4"`
+	PrefixMarks6   *ebpf.Map `ebpf:"prefix_marks6"`
+	PrefixRuns4    *ebpf.Map `ebpf:"prefix_runs4"`
 	Prefixes4      *ebpf.Map `ebpf:"prefixes4"`
 	Prefixes6      *ebpf.Map `ebpf:"prefixes6"`
 	Questions      *ebpf.Map `ebpf:"questions"`
@@ -210,6 +228,12 @@ func (m *xdpMaps) Close() error {
 		m.Opening6,
 		m.Outcomes,
 		m.PacketCounts,
+		m.PrefixHosts4,
+		m.PrefixHosts6,
+		m.PrefixIndexes,
+		m.PrefixMarks4,
+		m.PrefixMarks6,
+		m.PrefixRuns4,
 		m.Prefixes4,
 		m.Prefixes6,
 		m.Questions,

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * From an address to the class of the longest prefix around it. The tries
+ * prefixes4 and prefixes6 can tell it for any set of prefixes; what stands before
+ * them is derived from the same prefixes and only faster:
+ *
+ *   marks   a bit that is 0 says that no prefix holds the address
+ *   runs    all of IPv4, for many prefixes of all lengths: the trie is not asked
+ *   hosts   a hash of the full-length prefixes, where nearly all are: the trie
+ *           has only the others
+ *
+ * See README.md for when the agent picks which.
+ */
+#ifndef PERIMETERD_PREFIX_H
+#define PERIMETERD_PREFIX_H
+
+#include <linux/types.h>
+#include <stdbool.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "maps.h"
+#include "types.h"
+
+/*
+ * A hash of the first `bits` of an address, of which the upper bits are the best.
+ * Of an IPv4 address three words are 0. User space does the same (prefixHash).
+ */
+static __always_inline __u32 prefix_hash(const struct address *address, __u32 bits)
+{
+	__u32 folded = 0;
+
+	for (__u32 i = 0; i < 4; i++) {
+		__u32 word = bpf_ntohl(address->word_be[i]);
+
+		if (bits < 32 * (i + 1))
+			word = bits <= 32 * i ? 0 : word & ~0u << (32 * (i + 1) - bits);
+		folded = (folded << 7 | folded >> 25) ^ word;
+	}
+	folded *= 0x9e3779b1; /* 2^32 by the golden ratio, and a step of mixing on either side */
+	folded ^= folded >> 15;
+	return folded * 0x85ebca77;
+}
+
+static __always_inline bool prefix_is_marked(void *marks, const struct marks_shape *shape,
+					     const struct address *address)
+{
+	__u32 mark = prefix_hash(address, shape->bits) >> ((32 - shape->count_log2) & 31);
+	__u32 word = mark / 64;
+	__u64 *bits = bpf_map_lookup_elem(marks, &word);
+
+	return !bits || *bits >> (mark % 64) & 1;
+}
+
+/* Bits set in a word; there is no instruction for it. */
+static __always_inline __u32 prefix_count_bits(__u32 word)
+{
+	word -= word >> 1 & 0x55555555;
+	word = (word & 0x33333333) + (word >> 2 & 0x33333333);
+	return ((word + (word >> 4)) & 0x0f0f0f0f) * 0x01010101 >> 24;
+}
+
+/* The leaf that a node has for one of its 256 networks; RUN_MISSING if the table is not whole. */
+#define RUN_MISSING 0xffffffff
+
+static __always_inline __u32 prefix_leaf(void *runs, __u32 node, __u8 network)
+{
+	struct run_block *block = bpf_map_lookup_elem(runs, &node);
+	__u32 word = network / 32, leaf, leaves;
+
+	if (!block)
+		return RUN_MISSING;
+	leaf = block->words[RUN_FIRST] + (block->words[RUN_BEFORE + word / 4] >> (8 * (word % 4)) & 0xff) +
+	       prefix_count_bits(block->words[RUN_STARTS + word] & (~0u >> (31 - network % 32))) - 1;
+	leaves = leaf / 16;
+	block = bpf_map_lookup_elem(runs, &leaves);
+	return block ? block->words[leaf % 16] : RUN_MISSING;
+}
+
+/* A global function, which the verifier looks at once. */
+__noinline __u32 prefix_run4(__u32 slot, __u32 address)
+{
+	void *runs = bpf_map_lookup_elem(&prefix_runs4, &slot);
+	__u32 leaf;
+
+	if (!runs)
+		return RUN_MISSING;
+	leaf = prefix_leaf(runs, address >> 16, address >> 8);
+	if (leaf != RUN_MISSING && leaf & RUN_NODE)
+		leaf = prefix_leaf(runs, leaf & ~RUN_NODE, address);
+	return leaf;
+}
+
+/* The class of an IPv4 address, or CLASS_NONE. Global, as prefix_class6 is, so that it is verified once. */
+__noinline __u32 prefix_class4(__u32 slot, __u32 word0_be)
+{
+	struct prefix_index *indexes = bpf_map_lookup_elem(&prefix_indexes, &slot);
+	struct prefix_key4 key = {.length = 32, .address_be = word0_be};
+	struct address address = {.word_be = {word0_be}};
+	struct family_index *index;
+	__u32 *class = NULL;
+	void *inner;
+
+	if (!indexes)
+		return CLASS_NONE;
+	index = &indexes->of4;
+	if (index->runs) {
+		__u32 leaf = prefix_run4(slot, bpf_ntohl(word0_be));
+
+		if (leaf != RUN_MISSING)
+			return leaf;
+	}
+	if (index->marks.bits) {
+		inner = bpf_map_lookup_elem(&prefix_marks4, &slot);
+		if (inner && !prefix_is_marked(inner, &index->marks, &address))
+			return CLASS_NONE;
+	}
+	if (index->hosts) {
+		inner = bpf_map_lookup_elem(&prefix_hosts4, &slot);
+		if (inner)
+			class = bpf_map_lookup_elem(inner, &key.address_be);
+		if (class || index->only_hosts)
+			return class ? *class : CLASS_NONE;
+	}
+	inner = bpf_map_lookup_elem(&prefixes4, &slot);
+	if (inner)
+		class = bpf_map_lookup_elem(inner, &key);
+	return class ? *class : CLASS_NONE;
+}
+
+/* The class of an IPv6 address, which comes in words because kernels before 5.12 take no pointers here. */
+__noinline __u32 prefix_class6(__u32 slot, __u32 word0_be, __u32 word1_be, __u32 word2_be, __u32 word3_be)
+{
+	struct prefix_index *indexes = bpf_map_lookup_elem(&prefix_indexes, &slot);
+	struct prefix_key6 key = {.length = 128, .address_be = {word0_be, word1_be, word2_be, word3_be}};
+	struct address address = {.word_be = {word0_be, word1_be, word2_be, word3_be}};
+	struct family_index *index;
+	__u32 *class = NULL;
+	void *inner;
+
+	if (!indexes)
+		return CLASS_NONE;
+	index = &indexes->of6;
+	if (index->marks.bits) {
+		inner = bpf_map_lookup_elem(&prefix_marks6, &slot);
+		if (inner && !prefix_is_marked(inner, &index->marks, &address))
+			return CLASS_NONE;
+	}
+	if (index->hosts) {
+		inner = bpf_map_lookup_elem(&prefix_hosts6, &slot);
+		if (inner)
+			class = bpf_map_lookup_elem(inner, key.address_be);
+		if (class || index->only_hosts)
+			return class ? *class : CLASS_NONE;
+	}
+	inner = bpf_map_lookup_elem(&prefixes6, &slot);
+	if (inner)
+		class = bpf_map_lookup_elem(inner, &key);
+	return class ? *class : CLASS_NONE;
+}
+
+/* The class of an address, or CLASS_NONE. */
+static __always_inline __u32 prefix_class(__u32 slot, __u8 family, const struct address *address)
+{
+	const __u32 *word_be = address->word_be;
+
+	return family == 4 ? prefix_class4(slot, word_be[0])
+			   : prefix_class6(slot, word_be[0], word_be[1], word_be[2], word_be[3]);
+}
+
+#endif

@@ -1,0 +1,151 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/perimeterd/perimeterd/pkg/compile"
+)
+
+// The prefixes of a generation are in the tries prefixes4 and prefixes6, which can
+// hold any set of them but are slow when there are many. What is faster is derived
+// from the same prefixes, by what they are (bpf/prefix.h):
+//
+//   - nearly all are hosts: those are in a hash, and the trie has the others;
+//   - many IPv4 prefixes of all lengths: runs, if they are not too large;
+//   - otherwise: marks before the trie, where most addresses would have none.
+const (
+	// indexedMin is how many prefixes a trie may have before it gets help: up to
+	// there it costs no more than what would help it.
+	indexedMin = 256
+	// runsMin is from how many on runs are worth the 4 MiB that they take at least.
+	runsMin = 4096
+	// runsBytesMost and runsBytesPerPrefix are what they may take beyond that, beside
+	// the 128 bytes that each prefix takes in the trie.
+	runsBytesMost, runsBytesPerPrefix = 4 << 20, 28
+)
+
+// mostlyHosts reports whether full-length prefixes get a table of their own: not if
+// too many addresses would be looked for there in vain.
+func mostlyHosts(prefixes []compile.PrefixClass) bool {
+	hosts := 0
+	for _, p := range prefixes {
+		if p.Prefix.IsSingleIP() {
+			hosts++
+		}
+	}
+	return len(prefixes) >= indexedMin && hosts >= len(prefixes)/8*7
+}
+
+// buildPrefixes makes the tables of both families, or takes those of the
+// generation in force.
+func (d *Datapath) buildPrefixes(g *generation) error {
+	var before generation
+	before.tables = &compile.Tables{}
+	if d.inForce != nil && d.inForce.tables != nil {
+		before = *d.inForce
+	}
+	shared, err := d.share(g, before.tables.Prefixes4, g.tables.Prefixes4, "prefixes4", "prefix_hosts4", "prefix_marks4", "prefix_runs4")
+	if err != nil {
+		return err
+	}
+	g.index.Of4 = before.index.Of4
+	if !shared {
+		if err := d.buildPrefixes4(g); err != nil {
+			return err
+		}
+	}
+	shared, err = d.share(g, before.tables.Prefixes6, g.tables.Prefixes6, "prefixes6", "prefix_hosts6", "prefix_marks6")
+	if err != nil {
+		return err
+	}
+	g.index.Of6 = before.index.Of6
+	if !shared {
+		return d.buildPrefixes6(g)
+	}
+	return nil
+}
+
+// share takes tables over from the generation in force if they would hold the
+// same: most edits of a policy change no prefix, and a trie of a million takes a
+// second to load.
+func (d *Datapath) share(g *generation, before, prefixes []compile.PrefixClass, outers ...string) (bool, error) {
+	if before == nil || !slices.Equal(before, prefixes) {
+		return false, nil
+	}
+	for _, outer := range outers {
+		m, err := d.inForce.maps[outer].Clone()
+		if err != nil {
+			return false, fmt.Errorf("share %s: %w", outer, err)
+		}
+		g.maps[outer], g.shared[outer] = m, true
+	}
+	return true, nil
+}
+
+func (d *Datapath) buildPrefixes4(g *generation) error {
+	prefixes := g.tables.Prefixes4
+	var runs []perimeterRunBlock
+	if len(prefixes) >= runsMin && !mostlyHosts(prefixes) {
+		runs = runsOf(prefixes, runsBytesMost+runsBytesPerPrefix*len(prefixes))
+	}
+	split := splitPrefixes(prefixes, prefixKey4, key4)
+	g.index.Of4 = split.index
+	var marks []uint64
+	if runs != nil {
+		g.index.Of4.Runs = 1
+	} else {
+		g.index.Of4.Marks, marks = marksOf(prefixes)
+	}
+	return errors.Join(
+		table(d, g, "prefixes4", split.keys, split.classes),
+		table(d, g, "prefix_hosts4", split.hosts, split.ofHosts),
+		array(d, g, "prefix_marks4", marks),
+		array(d, g, "prefix_runs4", runs),
+	)
+}
+
+func (d *Datapath) buildPrefixes6(g *generation) error {
+	split := splitPrefixes(g.tables.Prefixes6, prefixKey6, key6)
+	g.index.Of6 = split.index
+	var marks []uint64
+	g.index.Of6.Marks, marks = marksOf(g.tables.Prefixes6)
+	return errors.Join(
+		table(d, g, "prefixes6", split.keys, split.classes),
+		table(d, g, "prefix_hosts6", split.hosts, split.ofHosts),
+		array(d, g, "prefix_marks6", marks),
+	)
+}
+
+// split is prefixes as the kernel takes them: what is for the trie, and what for
+// the hash of hosts.
+type split[P, H any] struct {
+	keys             []P
+	hosts            []H
+	classes, ofHosts []uint32
+	index            perimeterFamilyIndex
+}
+
+func splitPrefixes[P, H any](prefixes []compile.PrefixClass, key func(netip.Prefix) P, host func(netip.Addr) H) *split[P, H] {
+	apart := mostlyHosts(prefixes)
+	s := &split[P, H]{}
+	if apart {
+		s.index.Hosts = 1
+		s.hosts, s.ofHosts = make([]H, 0, len(prefixes)), make([]uint32, 0, len(prefixes))
+	} else {
+		s.keys, s.classes = make([]P, 0, len(prefixes)), make([]uint32, 0, len(prefixes))
+	}
+	for _, p := range prefixes {
+		if apart && p.Prefix.IsSingleIP() {
+			s.hosts, s.ofHosts = append(s.hosts, host(p.Prefix.Addr())), append(s.ofHosts, p.Class)
+		} else {
+			s.keys, s.classes = append(s.keys, key(p.Prefix)), append(s.classes, p.Class)
+		}
+	}
+	if apart && len(s.keys) == 0 {
+		s.index.OnlyHosts = 1
+	}
+	return s
+}
