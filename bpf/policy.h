@@ -119,9 +119,12 @@ static __always_inline bool policy_concerns(const struct control *control, const
 static __always_inline bool policy_peer_is_here(const struct control *control, const struct packet *pkt)
 {
 	__u32 slot = policy_slot(control);
+	struct local_marks *marks = bpf_map_lookup_elem(&marked_locals, &slot);
 	struct local *local = NULL;
 	void *inner;
 
+	if (marks && !policy_is_marked(marks, &pkt->peer))
+		return false;
 	if (pkt->family == 4) {
 		inner = bpf_map_lookup_elem(&locals4, &slot);
 		if (inner)

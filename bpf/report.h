@@ -48,10 +48,11 @@ static __always_inline __u64 report_wake_up(void *ring)
 	return BPF_RB_NO_WAKEUP;
 }
 
+/* `now` is clock_ns(), which costs as much as a lookup: whoever has read it hands it on. */
 static __always_inline void report_fill(struct event *event, const struct packet *pkt, const struct judgement *answer,
-					const struct flow *flow, __u32 ifindex, __u32 generation)
+					const struct flow *flow, __u32 ifindex, __u32 generation, __u64 now)
 {
-	event->time = clock_ns();
+	event->time = now;
 	event->local = pkt->local;
 	event->peer = pkt->peer;
 	event->generation = generation;
@@ -85,7 +86,7 @@ static __always_inline void report_fill(struct event *event, const struct packet
 	}
 }
 
-/* Reports the start of a flow. */
+/* Reports the start of a flow, which is now. */
 static __always_inline void report_start(const struct packet *pkt, const struct judgement *answer,
 					 const struct flow *flow, __u32 ifindex, __u32 generation)
 {
@@ -101,7 +102,7 @@ static __always_inline void report_start(const struct packet *pkt, const struct 
 		return;
 	}
 	count->submitted++;
-	report_fill(event, pkt, answer, flow, ifindex, generation);
+	report_fill(event, pkt, answer, flow, ifindex, generation, flow->started);
 	event->kind = EVENT_FLOW_START;
 	bpf_ringbuf_submit(event, report_wake_up(&flow_events));
 }
@@ -132,7 +133,7 @@ static __noinline void report_end(const struct packet *pkt, const struct flow *f
 		return;
 	}
 	count->ends_submitted++;
-	report_fill(event, pkt, &answer, flow, flow->ifindex, flow->generation);
+	report_fill(event, pkt, &answer, flow, flow->ifindex, flow->generation, clock_ns());
 	event->kind = EVENT_FLOW_END;
 	bpf_ringbuf_submit(event, report_wake_up(&flow_events));
 }
@@ -143,7 +144,7 @@ static __noinline void report_end(const struct packet *pkt, const struct flow *f
  */
 static __always_inline void report_one_denial(struct decision_count *count, const struct packet *pkt,
 					      const struct judgement *answer, const struct flow *flow, __u32 ifindex,
-					      __u32 generation)
+					      __u32 generation, __u64 now)
 {
 	struct event *event = bpf_ringbuf_reserve(&denial_events, sizeof(*event), 0);
 
@@ -152,7 +153,7 @@ static __always_inline void report_one_denial(struct decision_count *count, cons
 		return;
 	}
 	count->submitted++;
-	report_fill(event, pkt, answer, flow, ifindex, generation);
+	report_fill(event, pkt, answer, flow, ifindex, generation, now);
 	event->kind = flow ? EVENT_FLOW_CUT : EVENT_DENIED;
 	bpf_ringbuf_submit(event, report_wake_up(&denial_events));
 }
@@ -186,7 +187,7 @@ static __noinline void report_denial(const struct packet *pkt, const struct judg
 	count->decided++;
 	table = bpf_map_lookup_elem(&denials, &zero);
 	if (!table) {
-		report_one_denial(count, pkt, answer, NULL, ifindex, generation);
+		report_one_denial(count, pkt, answer, NULL, ifindex, generation, clock_ns());
 		return;
 	}
 	denial = bpf_map_lookup_elem(table, &key);
@@ -202,13 +203,13 @@ static __noinline void report_denial(const struct packet *pkt, const struct judg
 		};
 
 		if (bpf_map_update_elem(table, &key, &first, BPF_NOEXIST) == 0) {
-			report_one_denial(count, pkt, answer, NULL, ifindex, generation);
+			report_one_denial(count, pkt, answer, NULL, ifindex, generation, first.first);
 			return;
 		}
 		/* Another CPU was first, or the table is full. */
 		denial = bpf_map_lookup_elem(table, &key);
 		if (!denial) {
-			report_one_denial(count, pkt, answer, NULL, ifindex, generation);
+			report_one_denial(count, pkt, answer, NULL, ifindex, generation, first.first);
 			return;
 		}
 	}
@@ -227,7 +228,7 @@ static __noinline void report_cut(const struct packet *pkt, const struct judgeme
 	if (!count)
 		return;
 	count->decided++;
-	report_one_denial(count, pkt, answer, flow, ifindex, generation);
+	report_one_denial(count, pkt, answer, flow, ifindex, generation, clock_ns());
 }
 
 #endif

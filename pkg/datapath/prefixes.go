@@ -17,9 +17,10 @@ import (
 //   - many IPv4 prefixes of all lengths: runs, if they are not too large;
 //   - otherwise: marks before the trie, where most addresses would have none.
 const (
-	// indexedMin is how many prefixes a trie may have before it gets help: up to
-	// there it costs no more than what would help it.
-	indexedMin = 256
+	// marksMin is from how many on marks are asked first: below, a trie costs no more.
+	marksMin = 256
+	// hostsMin is how many there must be for a table of hosts.
+	hostsMin = 16
 	// runsMin is from how many on runs are worth the 4 MiB that they take at least.
 	runsMin = 4096
 	// runsBytesMost and runsBytesPerPrefix are what they may take beyond that, beside
@@ -36,7 +37,7 @@ func mostlyHosts(prefixes []compile.PrefixClass) bool {
 			hosts++
 		}
 	}
-	return len(prefixes) >= indexedMin && hosts >= len(prefixes)/8*7
+	return len(prefixes) >= hostsMin && hosts >= len(prefixes)/8*7
 }
 
 // buildPrefixes makes the tables of both families, or takes those of the

@@ -39,7 +39,7 @@ const (
 // marksOf makes the marks of prefixes. A shape of no bits: there are none, because
 // the prefixes are few, or because some are so short that nearly all would be set.
 func marksOf(prefixes []compile.PrefixClass) (perimeterMarksShape, []uint64) {
-	if len(prefixes) < indexedMin {
+	if len(prefixes) < marksMin {
 		return perimeterMarksShape{}, nil
 	}
 	length, set := marksLength(prefixes)
