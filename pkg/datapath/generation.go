@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sync/errgroup"
@@ -22,8 +23,9 @@ type generation struct {
 	tables *compile.Tables
 	marks  localMarks
 	index  perimeterPrefixIndex
+
+	adding sync.Mutex           // while it is built, by several at once
 	maps   map[string]*ebpf.Map // by name of the outer map
-	shared map[string]bool      // those that belong to the generation before as well
 }
 
 func (g *generation) slot() uint32 { return g.number % generationSlots }
@@ -41,7 +43,7 @@ func (g *generation) release() error {
 // build fills the tables of a generation, out of sight of every packet. Tries
 // that would hold just what the one in force holds are shared with it.
 func (d *Datapath) build(number uint32, tables *compile.Tables) (g *generation, err error) {
-	g = &generation{number: number, tables: tables, maps: map[string]*ebpf.Map{}, shared: map[string]bool{}}
+	g = &generation{number: number, tables: tables, maps: map[string]*ebpf.Map{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, g.release())
@@ -57,14 +59,26 @@ func (d *Datapath) build(number uint32, tables *compile.Tables) (g *generation, 
 	if len(tables.PrivateEndpoints) > 0 {
 		g.flags |= uint32(perimeterControlFlagCONTROL_PRIVATE_INTERFACES)
 	}
-	return g, errors.Join(
-		d.buildLocals(g),
-		d.buildPrefixes(g),
-		d.buildScopeClasses(g),
-		d.buildMembers(g),
-		d.buildSpans(g),
-		d.buildOutcomes(g, now),
-	)
+	// Prefixes take nearly all of the time.
+	var group errgroup.Group
+	group.Go(func() error { return d.buildPrefixes4(g) })
+	group.Go(func() error { return d.buildPrefixes6(g) })
+	group.Go(func() error {
+		return errors.Join(
+			d.buildLocals(g),
+			d.buildScopeClasses(g),
+			d.buildMembers(g),
+			d.buildSpans(g),
+			d.buildOutcomes(g, now),
+		)
+	})
+	return g, group.Wait()
+}
+
+func (g *generation) add(outer string, m *ebpf.Map) {
+	g.adding.Lock()
+	defer g.adding.Unlock()
+	g.maps[outer] = m
 }
 
 // table makes the inner map for an outer one and fills it with parallel keys
@@ -76,7 +90,7 @@ func table[K, V any](d *Datapath, g *generation, outer string, keys []K, values 
 	if err != nil {
 		return fmt.Errorf("make a table of %d entries for %s: %w", len(keys), outer, err)
 	}
-	g.maps[outer] = m
+	g.add(outer, m)
 	if err := fill(m, keys, values); err != nil {
 		return fmt.Errorf("fill %s: %w", outer, err)
 	}

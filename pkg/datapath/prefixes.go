@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/perimeterd/perimeterd/pkg/compile"
 )
 
@@ -40,33 +42,12 @@ func mostlyHosts(prefixes []compile.PrefixClass) bool {
 	return len(prefixes) >= hostsMin && hosts >= len(prefixes)/8*7
 }
 
-// buildPrefixes makes the tables of both families, or takes those of the
-// generation in force.
-func (d *Datapath) buildPrefixes(g *generation) error {
-	var before generation
-	before.tables = &compile.Tables{}
+// before is the generation in force, if it is known what is in it.
+func (d *Datapath) before() *generation {
 	if d.inForce != nil && d.inForce.tables != nil {
-		before = *d.inForce
+		return d.inForce
 	}
-	shared, err := d.share(g, before.tables.Prefixes4, g.tables.Prefixes4, "prefixes4", "prefix_hosts4", "prefix_marks4", "prefix_runs4")
-	if err != nil {
-		return err
-	}
-	g.index.Of4 = before.index.Of4
-	if !shared {
-		if err := d.buildPrefixes4(g); err != nil {
-			return err
-		}
-	}
-	shared, err = d.share(g, before.tables.Prefixes6, g.tables.Prefixes6, "prefixes6", "prefix_hosts6", "prefix_marks6")
-	if err != nil {
-		return err
-	}
-	g.index.Of6 = before.index.Of6
-	if !shared {
-		return d.buildPrefixes6(g)
-	}
-	return nil
+	return &generation{tables: &compile.Tables{}}
 }
 
 // share takes tables over from the generation in force if they would hold the
@@ -81,19 +62,32 @@ func (d *Datapath) share(g *generation, before, prefixes []compile.PrefixClass, 
 		if err != nil {
 			return false, fmt.Errorf("share %s: %w", outer, err)
 		}
-		g.maps[outer], g.shared[outer] = m, true
+		g.add(outer, m)
 	}
 	return true, nil
 }
 
+// buildPrefixes4 makes the tables of IPv4 prefixes, or takes those in force.
 func (d *Datapath) buildPrefixes4(g *generation) error {
-	prefixes := g.tables.Prefixes4
-	var runs []perimeterRunBlock
-	if len(prefixes) >= runsMin && !mostlyHosts(prefixes) {
-		runs = runsOf(prefixes, runsBytesMost+runsBytesPerPrefix*len(prefixes))
+	before, prefixes := d.before(), g.tables.Prefixes4
+	shared, err := d.share(g, before.tables.Prefixes4, prefixes, "prefixes4", "prefix_hosts4", "prefix_marks4", "prefix_runs4")
+	if shared || err != nil {
+		g.index.Of4 = before.index.Of4
+		return err
 	}
 	split := splitPrefixes(prefixes, prefixKey4, key4)
+	var group errgroup.Group
+	group.Go(func() error {
+		return errors.Join(
+			table(d, g, "prefixes4", split.keys, split.classes),
+			table(d, g, "prefix_hosts4", split.hosts, split.ofHosts),
+		)
+	})
 	g.index.Of4 = split.index
+	var runs []perimeterRunBlock
+	if len(prefixes) >= runsMin && split.index.Hosts == 0 {
+		runs = runsOf(prefixes, runsBytesMost+runsBytesPerPrefix*len(prefixes))
+	}
 	var marks []uint64
 	if runs != nil {
 		g.index.Of4.Runs = 1
@@ -101,23 +95,32 @@ func (d *Datapath) buildPrefixes4(g *generation) error {
 		g.index.Of4.Marks, marks = marksOf(prefixes)
 	}
 	return errors.Join(
-		table(d, g, "prefixes4", split.keys, split.classes),
-		table(d, g, "prefix_hosts4", split.hosts, split.ofHosts),
 		array(d, g, "prefix_marks4", marks),
 		array(d, g, "prefix_runs4", runs),
+		group.Wait(),
 	)
 }
 
+// buildPrefixes6 is buildPrefixes4 for IPv6, which has no runs.
 func (d *Datapath) buildPrefixes6(g *generation) error {
-	split := splitPrefixes(g.tables.Prefixes6, prefixKey6, key6)
+	before, prefixes := d.before(), g.tables.Prefixes6
+	shared, err := d.share(g, before.tables.Prefixes6, prefixes, "prefixes6", "prefix_hosts6", "prefix_marks6")
+	if shared || err != nil {
+		g.index.Of6 = before.index.Of6
+		return err
+	}
+	split := splitPrefixes(prefixes, prefixKey6, key6)
+	var group errgroup.Group
+	group.Go(func() error {
+		return errors.Join(
+			table(d, g, "prefixes6", split.keys, split.classes),
+			table(d, g, "prefix_hosts6", split.hosts, split.ofHosts),
+		)
+	})
 	g.index.Of6 = split.index
 	var marks []uint64
-	g.index.Of6.Marks, marks = marksOf(g.tables.Prefixes6)
-	return errors.Join(
-		table(d, g, "prefixes6", split.keys, split.classes),
-		table(d, g, "prefix_hosts6", split.hosts, split.ofHosts),
-		array(d, g, "prefix_marks6", marks),
-	)
+	g.index.Of6.Marks, marks = marksOf(prefixes)
+	return errors.Join(array(d, g, "prefix_marks6", marks), group.Wait())
 }
 
 // split is prefixes as the kernel takes them: what is for the trie, and what for

@@ -17,19 +17,23 @@ const (
 // struct run_block in bpf/types.h. Nil if it would be larger than the nodes that
 // there always are by more than so many bytes.
 func runsOf(prefixes []compile.PrefixClass, most int) []perimeterRunBlock {
-	r := &runs{nodes: make([]perimeterRunBlock, runTopNodes)}
+	r := &runs{
+		nodes:  make([]perimeterRunBlock, runTopNodes, runTopNodes+len(prefixes)/8),
+		leaves: make([]uint32, 0, runTopNodes+2*len(prefixes)),
+	}
 	edges := edgesOf(prefixes)
 	class := edges[0].class // of the addresses before edges[0], which is at 0
+	var top, low runNode
 	for high := range uint64(runTopNodes) {
 		first := high << 16
-		var top runNode
+		top.clear()
 		if edges[0].at >= first+1<<16 {
 			top.add(0, class)
 			r.put(int(high), &top)
 			continue
 		}
 		for third := range uint64(256) {
-			var low runNode
+			low.clear()
 			start := first + third<<8
 			if edges[0].at > start {
 				low.add(0, class)
@@ -98,6 +102,8 @@ type runNode struct {
 	starts [8]uint32
 	leaves []uint32
 }
+
+func (n *runNode) clear() { n.starts, n.leaves = [8]uint32{}, n.leaves[:0] }
 
 func (n *runNode) add(network int, leaf uint32) {
 	if len(n.leaves) > 0 && n.leaves[len(n.leaves)-1] == leaf {
