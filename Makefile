@@ -10,6 +10,8 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 NFPM        := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4
 FUZZTIME    ?= 30s
 TESTFLAGS   ?=
+ONLY        ?=
+BENCHFLAGS  ?=
 # For install, uninstall and image.
 PREFIX      ?= /usr/local
 DESTDIR     ?=
@@ -19,7 +21,7 @@ IMAGE       ?= perimeterd:$(VERSION)
 GOBUILD := go build -trimpath -ldflags '-s -w'
 export CGO_ENABLED := 0
 
-.PHONY: build help run demo test kernels check fuzz generate image install uninstall packages clean
+.PHONY: build help run demo test kernels check fuzz bench generate image install uninstall packages clean
 
 build: ## Build bin/perimeterd and bin/perimeterctl, static (the default)
 	$(GOBUILD) -o bin/ ./cmd/...
@@ -50,6 +52,9 @@ check: build ## Check format, modules, both architectures, headers and generated
 	scripts/check-generated
 	bin/perimeterd --check --settings deploy/perimeterd.yaml --policy deploy/policy-reference.yaml
 	bin/perimeterd --check --settings deploy/kubernetes/settings.yaml --policy deploy/kubernetes/policy
+
+bench: ## Measure against bare floors and nftables, as root: all, or what ONLY matches; BENCHFLAGS=--help
+	go run ./tests/bench --only '$(ONLY)' $(BENCHFLAGS)
 
 fuzz: ## Fuzz each target for FUZZTIME (30s)
 	scripts/fuzz $(FUZZTIME)

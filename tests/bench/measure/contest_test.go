@@ -1,0 +1,59 @@
+package measure
+
+import (
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestEachSliceIsBetweenTwoOfTheBaseline(t *testing.T) {
+	var ran []string
+	slice := func(name string, cost float64) Slice {
+		return func() (float64, error) {
+			ran = append(ran, name)
+			return cost, nil
+		}
+	}
+	drift := 10.0
+	contest := Contest{
+		Baseline: func() (float64, error) {
+			ran = append(ran, "-")
+			drift += 2
+			return drift, nil
+		},
+		Entrants: []Entrant{{"a", slice("a", 100)}, {"b", slice("b", 200)}},
+	}
+	samples, err := contest.Run(20, rand.New(rand.NewPCG(1, 2)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	orders := map[string]int{}
+	for round := range slices.Chunk(ran, 5) {
+		orders[strings.Join(round, "")]++
+	}
+	if len(orders) != 2 || orders["-a-b-"] == 0 || orders["-b-a-"] == 0 {
+		t.Errorf("rounds ran in the orders %v, want both of the two", orders)
+	}
+	first := samples["a"][0]
+	if orders["-a-b-"] > 0 && first.After-first.Before != 2 {
+		t.Errorf("the baselines of a slice are %+v, want two in a row", first)
+	}
+	if net := samples.Net("a"); len(net) != 20 || net[0] != 100-(first.Before+first.After)/2 {
+		t.Errorf("net %v of %+v", net, first)
+	}
+	if share := samples.Relative("b"); share[0] != 200/((samples["b"][0].Before+samples["b"][0].After)/2) {
+		t.Errorf("share %v of %+v", share[0], samples["b"][0])
+	}
+}
+
+func TestAContestEndsWithTheFirstFailure(t *testing.T) {
+	broken := errors.New("the wrong path")
+	fine := func() (float64, error) { return 1, nil }
+	contest := Contest{Baseline: fine, Entrants: []Entrant{{"a", fine}, {"b", func() (float64, error) { return 0, broken }}}}
+	_, err := contest.Run(3, rand.New(rand.NewPCG(1, 2)))
+	if !errors.Is(err, broken) || !strings.HasPrefix(err.Error(), "b: ") {
+		t.Errorf("got %v, want the failure of b", err)
+	}
+}
