@@ -27,20 +27,45 @@ func (h hookAndFamily) program(end string) string {
 	return end
 }
 
-// parts are all that can be measured, in their order.
-func parts() []part {
+// lookupParts are part (a). Both hooks are measured on one data path: their programs
+// share its tables.
+func lookupParts() []part {
 	var list []part
-	for _, at := range []hookAndFamily{{floor.TC, 4}} {
+	for _, family := range []int{4, 6} {
 		for _, flows := range []int{1_000, 100_000, 1_000_000} {
-			list = append(list, flowsPart(at, flows))
+			list = append(list, lookupPart(family, fmt.Sprintf("flows/%d", flows), func(b *bench, s *stage, hooks []hookAndFamily) error {
+				return b.measureFlows(s, hooks, flows)
+			}))
 		}
 		for _, kind := range []bed.Kind{bed.Hosts, bed.Mixed} {
 			for _, size := range []int{100, 10_000, 100_000, 1_000_000} {
-				list = append(list, listPart(at, kind, size))
+				list = append(list, lookupPart(family, fmt.Sprintf("%s/%d", kind, size), func(b *bench, s *stage, hooks []hookAndFamily) error {
+					l := &listScene{bench: b, family: family, kind: kind, size: size}
+					return l.measure(s, hooks)
+				}))
 			}
 		}
 	}
 	return list
+}
+
+// lookupPart has a name for each hook, and measures those that were asked for.
+func lookupPart(family int, scene string, measure func(*bench, *stage, []hookAndFamily) error) part {
+	p := part{}
+	at := map[string]hookAndFamily{}
+	for _, hook := range []floor.Hook{floor.TC, floor.XDP} {
+		h := hookAndFamily{hook, family}
+		name := fmt.Sprintf("lookup/%s/%s", h, scene)
+		p.names, at[name] = append(p.names, name), h
+	}
+	p.run = func(b *bench, wanted []string) error {
+		var hooks []hookAndFamily
+		for _, name := range wanted {
+			hooks = append(hooks, at[name])
+		}
+		return b.onStage(func(s *stage) error { return measure(b, s, hooks) })
+	}
+	return p
 }
 
 // ringSize is the product's default, eventsMost as many events as fill less than the

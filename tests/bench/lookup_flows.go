@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 
 	"github.com/perimeterd/perimeterd/pkg/datapath"
 	"github.com/perimeterd/perimeterd/pkg/policy"
@@ -14,25 +15,19 @@ import (
 	"github.com/perimeterd/perimeterd/tests/packet"
 )
 
-// flowsPart measures packets of established flows, in both ways, and packets of
-// nobody, while so many flows are in the table.
-func flowsPart(at hookAndFamily, flows int) part {
-	name := fmt.Sprintf("lookup/%s/flows/%d", at, flows)
-	return part{name, func(b *bench) error {
-		return b.onStage(func(s *stage) error { return b.measureFlows(s, at, name, flows) })
-	}}
-}
-
 // Numbers of the segments of every flow.
 const (
 	peerNumber   = 1000
 	memberNumber = 5000
 )
 
-func (b *bench) measureFlows(s *stage, at hookAndFamily, name string, flows int) error {
+// measureFlows measures packets of established flows, in both ways, and packets of
+// nobody, while so many flows are in the table.
+func (b *bench) measureFlows(s *stage, hooks []hookAndFamily, flows int) error {
+	family := hooks[0].family
 	// The table is as large as the product's default, or as many flows need.
 	table := uint32(max(1<<17, flows*5/4))
-	list := bed.NewList(bed.Mixed, at.family, 10_000, b.random)
+	list := bed.NewList(bed.Mixed, family, 10_000, b.random)
 	filter, err := s.filter(datapath.Limits{EstablishedFlows4: table, EstablishedFlows6: table}, list)
 	if err != nil {
 		return err
@@ -44,28 +39,40 @@ func (b *bench) measureFlows(s *stage, at hookAndFamily, name string, flows int)
 	for i := range drawn {
 		drawn[i] = tuples[b.random.IntN(flows)]
 	}
-	t, err := s.track(b, at, floor.Sizes{Tuples: 2*len(tuples) + 3*len(drawn), Flows: table})
-	if err != nil {
-		return err
+	for i, at := range hooks {
+		t, err := s.track(b, at, floor.Sizes{Tuples: 2*len(tuples) + 3*len(drawn), Flows: table})
+		if err != nil {
+			return err
+		}
+		each, eachBack, err := groupBothWays(t, tuples)
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			if err := establish(t, filter, at, each, eachBack); err != nil {
+				return fmt.Errorf("establish %d flows: %w", flows, err)
+			}
+		}
+		if err := t.Once(t.Floor("prime", each, t.Frame(packet.ACK, 0, 0), true)); err != nil {
+			return fmt.Errorf("fill the floors: %w", err)
+		}
+		if err := b.competeFlows(t, filter, at, drawn, flows); err != nil {
+			return err
+		}
 	}
-	each, eachBack, err := groupBothWays(t, tuples)
-	if err != nil {
-		return err
-	}
-	if err := establish(t, filter, at, each, eachBack); err != nil {
-		return fmt.Errorf("establish %d flows: %w", flows, err)
-	}
-	if err := t.Once(t.Floor("prime", each, t.Frame(packet.ACK, 0, 0), true)); err != nil {
-		return fmt.Errorf("fill the floors: %w", err)
-	}
+	return nil
+}
+
+func (b *bench) competeFlows(t *bed.Track, filter *bed.Filter, at hookAndFamily, drawn []floor.Tuple, flows int) error {
 	towards, from, err := groupBothWays(t, drawn)
 	if err != nil {
 		return err
 	}
-	for i := range drawn {
-		drawn[i].Destination = bed.OtherAddress(at.family)
+	others := slices.Clone(drawn)
+	for i := range others {
+		others[i].Destination = bed.OtherAddress(at.family)
 	}
-	nobody, err := t.Group(drawn)
+	nobody, err := t.Group(others)
 	if err != nil {
 		return err
 	}
@@ -87,15 +94,16 @@ func (b *bench) measureFlows(s *stage, at hookAndFamily, name string, flows int)
 
 	target := map[int][]measure.Target{1_000: measure.AtMost(1.5), 1_000_000: measure.AtMost(1.2)}[flows]
 	h := samples.Net("H")
-	row := func(what, floorIs string, net, floor measure.Series, targets []measure.Target) {
-		b.add(measure.Row{Name: name + "/" + what, Unit: "ns", Ours: net, Floor: floor, FloorIs: floorIs, Targets: targets})
+	row := func(what string, net measure.Series, targets []measure.Target) {
+		name := fmt.Sprintf("lookup/%s/flows/%d/%s", at, flows, what)
+		b.add(measure.Row{Name: name, Unit: "ns", Ours: net, Floor: h, FloorIs: "H", Targets: targets})
 	}
-	row("established", "H", samples.Net("established"), h, target)
-	row("reply", "H", samples.Net("reply"), h, target)
-	row("ungoverned", "H", samples.Net("ungoverned"), h, measure.AtMost(1.0))
-	row("parse+lru", "H", samples.Net("lru"), h, nil)
-	row("parse", "H", samples.Net("parse"), h, nil)
-	row("noise", "H", samples.Net("H again"), h, nil)
+	row("established", samples.Net("established"), target)
+	row("reply", samples.Net("reply"), target)
+	row("ungoverned", samples.Net("ungoverned"), measure.AtMost(1.0))
+	row("parse+lru", samples.Net("lru"), nil)
+	row("parse", samples.Net("parse"), nil)
+	row("noise", samples.Net("H again"), nil)
 	return nil
 }
 

@@ -11,33 +11,18 @@ import (
 	"github.com/perimeterd/perimeterd/tests/packet"
 )
 
-// listPart measures first packets and denials by a list of so many prefixes.
-func listPart(at hookAndFamily, kind bed.Kind, size int) part {
-	name := fmt.Sprintf("lookup/%s/%s/%d", at, kind, size)
-	return part{name, func(b *bench) error {
-		return b.onStage(func(s *stage) error {
-			l := &listScene{bench: b, at: at, name: name, kind: kind, size: size}
-			if err := l.open(s); err != nil {
-				return err
-			}
-			return l.measure()
-		})
-	}}
-}
-
-// listScene has one data path with the list in its one rule, and one whose rule
-// admits nobody that comes: what the list costs is what the first takes longer.
+// listScene measures first packets and denials by a list of so many prefixes. It has
+// one data path with the list in its one rule, and one whose rule admits nobody that
+// comes: what the list costs is what the first takes longer.
 type listScene struct {
 	*bench
-	at   hookAndFamily
-	name string
-	kind bed.Kind
-	size int
+	family int
+	kind   bed.Kind
+	size   int
 
+	list            *bed.List
 	filter, without *bed.Filter
-	track           *bed.Track
-	listed, others  *bed.Group
-	again           *bed.Group // of the others, those that come again and again
+	listed, others  []floor.Tuple
 }
 
 const (
@@ -50,35 +35,32 @@ const (
 	repeaters = eventsMost
 )
 
-func (l *listScene) open(s *stage) (err error) {
-	list := bed.NewList(l.kind, l.at.family, l.size, l.random)
-	if l.filter, err = s.filter(datapath.Limits{}, list); err != nil {
+func (l *listScene) measure(s *stage, hooks []hookAndFamily) (err error) {
+	l.list = bed.NewList(l.kind, l.family, l.size, l.random)
+	if l.filter, err = s.filter(datapath.Limits{}, l.list); err != nil {
 		return err
 	}
-	nobody := bed.OtherAddress(l.at.family)
-	if l.without, err = s.filter(datapath.Limits{}, bed.ListOf(l.at.family, bed.HostPrefixes(nobody))); err != nil {
+	nobody := bed.OtherAddress(l.family)
+	if l.without, err = s.filter(datapath.Limits{}, bed.ListOf(l.family, bed.HostPrefixes(nobody))); err != nil {
 		return err
 	}
-	listed := flowsInside(list, max(cycle, l.size), l.random)
-	others := flowsOutside(list, cycle+repeaters, l.random)
-	l.track, err = s.track(l.bench, l.at, floor.Sizes{
-		Tuples: len(listed) + len(others), Opening: openings, Trie: uint32(l.size),
-	})
-	if err != nil {
+	l.listed = flowsInside(l.list, max(cycle, l.size), l.random)
+	l.others = flowsOutside(l.list, cycle+repeaters, l.random)
+	if err := l.checkAnswers(l.listed[:256], l.others[:256]); err != nil {
 		return err
 	}
-	if err := l.track.Floors.SetPrefixes(list.Prefixes); err != nil {
-		return err
+	for _, at := range hooks {
+		h := &listAtHook{listScene: l, at: at}
+		if err := h.open(s); err != nil {
+			return err
+		}
+		samples, err := h.compete()
+		if err != nil {
+			return err
+		}
+		h.tell(samples)
 	}
-	if l.listed, err = l.track.Group(listed); err != nil {
-		return err
-	}
-	all, err := l.track.Group(others)
-	if err != nil {
-		return err
-	}
-	l.others, l.again = all.Part(0, cycle), all.Part(cycle, repeaters)
-	return l.checkAnswers(listed[:256], others[:256])
+	return nil
 }
 
 // checkAnswers asks about some packets one by one: what is timed tells of the last
@@ -106,7 +88,37 @@ func (l *listScene) checkAnswers(listed, others []floor.Tuple) error {
 	return nil
 }
 
-func (l *listScene) measure() error {
+// listAtHook is the scene with the programs of one hook.
+type listAtHook struct {
+	*listScene
+	at             hookAndFamily
+	track          *bed.Track
+	listed, others *bed.Group
+	again          *bed.Group // of the others, those that come again and again
+}
+
+func (l *listAtHook) open(s *stage) (err error) {
+	l.track, err = s.track(l.bench, l.at, floor.Sizes{
+		Tuples: len(l.listScene.listed) + len(l.listScene.others), Opening: openings, Trie: uint32(l.size),
+	})
+	if err != nil {
+		return err
+	}
+	if err := l.track.Floors.SetPrefixes(l.list.Prefixes); err != nil {
+		return err
+	}
+	if l.listed, err = l.track.Group(l.listScene.listed); err != nil {
+		return err
+	}
+	all, err := l.track.Group(l.listScene.others)
+	if err != nil {
+		return err
+	}
+	l.others, l.again = all.Part(0, cycle), all.Part(cycle, repeaters)
+	return nil
+}
+
+func (l *listAtHook) compete() (measure.Samples, error) {
 	t := l.track
 	syn := t.Frame(packet.SYN, peerNumber, 0)
 	towards := l.at.program("towards")
@@ -136,7 +148,7 @@ func (l *listScene) measure() error {
 		for first := l.listed.Size() - openings; first < l.listed.Size(); first += eventsMost {
 			run.Packets = l.listed.Part(first, eventsMost)
 			if err := t.Once(run); err != nil {
-				return fmt.Errorf("fill the tables of openings: %w", err)
+				return nil, fmt.Errorf("fill the tables of openings: %w", err)
 			}
 		}
 	}
@@ -167,24 +179,19 @@ func (l *listScene) measure() error {
 	known.After = t.Floors.EmptyDenials
 	r.add("denial lookup", known, nil)
 
-	samples, err := r.compete(l.bench, t.Floor("empty", l.listed, syn, false))
-	if err != nil {
-		return err
-	}
-	l.tell(samples)
-	return nil
+	return r.compete(l.bench, t.Floor("empty", l.listed, syn, false))
 }
 
-func (l *listScene) forgetDenials() error {
+func (l *listAtHook) forgetDenials() error {
 	if _, err := l.filter.DrainDenials(); err != nil {
 		return err
 	}
 	return l.filter.Drain()
 }
 
-func (l *listScene) tell(samples measure.Samples) {
+func (l *listAtHook) tell(samples measure.Samples) {
 	row := func(what string, ours, floor measure.Series, floorIs string, targets []measure.Target) {
-		l.add(measure.Row{Name: l.name + "/" + what, Unit: "ns", Ours: ours, Floor: floor, FloorIs: floorIs, Targets: targets})
+		l.add(measure.Row{Name: fmt.Sprintf("lookup/%s/%s/%d/%s", l.at, l.kind, l.size, what), Unit: "ns", Ours: ours, Floor: floor, FloorIs: floorIs, Targets: targets})
 	}
 	hit, miss := samples.Net("T hit"), samples.Net("T miss")
 	if l.at.hook == floor.TC {
@@ -198,7 +205,7 @@ func (l *listScene) tell(samples measure.Samples) {
 }
 
 // hitTarget and missTarget are what the lookup of an address may cost.
-func (l *listScene) hitTarget() []measure.Target {
+func (l *listAtHook) hitTarget() []measure.Target {
 	switch {
 	case l.size == 100:
 		return measure.AtMost(1.1)
@@ -208,7 +215,7 @@ func (l *listScene) hitTarget() []measure.Target {
 	return nil
 }
 
-func (l *listScene) missTarget() []measure.Target {
+func (l *listAtHook) missTarget() []measure.Target {
 	switch {
 	case l.size == 100:
 		return measure.AtMost(1.1)

@@ -13,6 +13,8 @@ import (
 	"os/signal"
 	"regexp"
 	"runtime"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -42,10 +44,16 @@ type bench struct {
 	rows     []measure.Row
 }
 
-// part is one thing to measure. It is left out unless `only` matches its name.
+// part is one thing to measure, or several that share what they are measured on. It
+// runs for those names of it that `only` matches.
 type part struct {
-	name string
-	run  func(b *bench) error
+	names []string
+	run   func(b *bench, wanted []string) error
+}
+
+// parts are all that can be measured, in their order.
+func parts() []part {
+	return slices.Concat(lookupParts())
 }
 
 func run(ctx context.Context, args []string, out, progress io.Writer) error {
@@ -53,8 +61,8 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	only := flags.String("only", "", "run the parts that this regular expression matches")
 	list := flags.Bool("list", false, "list the parts")
 	seed := flags.Uint64("seed", 0, "seed of what is drawn; 0 = any")
-	rounds := flags.Int("rounds", 15, "rounds of each comparison")
-	slice := flags.Duration("slice", 15*time.Millisecond, "length of a slice in the test runs")
+	rounds := flags.Int("rounds", 11, "rounds of each comparison")
+	slice := flags.Duration("slice", 12*time.Millisecond, "length of a slice in the test runs")
 	file := flags.String("json", "bench.json", "file to write the medians to; \"\" = none")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, pflag.ErrHelp) {
@@ -75,7 +83,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	}
 	if *list {
 		for _, p := range parts() {
-			fmt.Fprintln(out, p.name)
+			fmt.Fprintln(out, strings.Join(p.names, "\n"))
 		}
 		return nil
 	}
@@ -104,7 +112,13 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 func (b *bench) runParts(all []part) error {
 	ran := 0
 	for _, p := range all {
-		if !b.only.MatchString(p.name) {
+		var wanted []string
+		for _, name := range p.names {
+			if b.only.MatchString(name) {
+				wanted = append(wanted, name)
+			}
+		}
+		if len(wanted) == 0 {
 			continue
 		}
 		if err := b.ctx.Err(); err != nil {
@@ -112,10 +126,10 @@ func (b *bench) runParts(all []part) error {
 		}
 		ran++
 		began := time.Now()
-		fmt.Fprintf(b.progress, "%s ...", p.name)
-		if err := p.run(b); err != nil {
+		fmt.Fprintf(b.progress, "%s ...", strings.Join(wanted, ", "))
+		if err := p.run(b, wanted); err != nil {
 			fmt.Fprintln(b.progress)
-			return fmt.Errorf("%s: %w", p.name, err)
+			return fmt.Errorf("%s: %w", wanted[0], err)
 		}
 		fmt.Fprintf(b.progress, " %.1f s\n", time.Since(began).Seconds())
 	}

@@ -6,7 +6,9 @@ package floor
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -82,11 +84,8 @@ func Load(o Options) (*Set, error) {
 	}
 	drive := spec.Copy()
 	delete(spec.Programs, "drive")
-	for name := range drive.Programs {
-		if name != "drive" {
-			delete(drive.Programs, name)
-		}
-	}
+	keepOnly(drive.Programs, "drive")
+	keepOnly(drive.Maps, "tuples", "walks", "target", ".rodata")
 	collection, err := ebpf.NewCollection(spec)
 	if err != nil {
 		return nil, fmt.Errorf("load the floors: %w", err)
@@ -95,6 +94,12 @@ func Load(o Options) (*Set, error) {
 		options: o, drive: drive, programs: collection.Programs, maps: collection.Maps,
 		closers: []func() error{func() error { collection.Close(); return nil }},
 	}, nil
+}
+
+// keepOnly takes out of an object what a driver does not need, so that it is not made
+// anew for each.
+func keepOnly[V any](of map[string]V, names ...string) {
+	maps.DeleteFunc(of, func(name string, _ V) bool { return !slices.Contains(names, name) })
 }
 
 // resize gives a map keys of another size than its type says.
