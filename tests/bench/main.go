@@ -53,7 +53,7 @@ type part struct {
 
 // parts are all that can be measured, in their order.
 func parts() []part {
-	return slices.Concat(lookupParts())
+	return slices.Concat(lookupParts(), policyParts())
 }
 
 func run(ctx context.Context, args []string, out, progress io.Writer) error {

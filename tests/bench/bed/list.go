@@ -14,7 +14,8 @@ type Kind string
 
 const (
 	Hosts Kind = "hosts" // full length
-	Mixed Kind = "mixed" // lengths as in a routing table
+	Mixed Kind = "mixed" // lengths as in a routing table, many inside others
+	Apart Kind = "apart" // lengths as in a list of networks, none inside another
 )
 
 // List is distinct prefixes of one family, sorted by address, then length.
@@ -28,18 +29,16 @@ type List struct {
 func NewList(kind Kind, family, size int, random *rand.Rand) *List {
 	seen := make(map[netip.Prefix]bool, size)
 	list := make([]netip.Prefix, 0, size)
+	var taken bart.Lite
 	for len(list) < size {
-		bits := 32
-		if kind == Mixed {
-			bits = mixedLength(random)
+		p := netip.PrefixFrom(randomAddress(family, random), kind.length(family, random)).Masked()
+		if seen[p] || kind == Apart && taken.OverlapsPrefix(p) {
+			continue
 		}
-		if family == 6 {
-			bits = map[bool]int{true: 128, false: 16 + bits}[bits == 32] // /24 of IPv4 as /40, and so on
-		}
-		p := netip.PrefixFrom(randomAddress(family, random), bits).Masked()
-		if !seen[p] {
-			seen[p] = true
-			list = append(list, p)
+		seen[p] = true
+		list = append(list, p)
+		if kind == Apart {
+			taken.Insert(p)
 		}
 	}
 	return ListOf(family, list)
@@ -55,18 +54,30 @@ func ListOf(family int, prefixes []netip.Prefix) *List {
 	return l
 }
 
-// mixedLength draws from the lengths of a routing table: 55 % /24, 6.5 % hosts,
-// the rest from /16 to /23 and a few longer ones.
-func mixedLength(random *rand.Rand) int {
-	switch n := random.IntN(1000); {
-	case n < 550:
-		return 24
-	case n < 615:
-		return 32
-	case n < 925:
-		return 16 + random.IntN(8)
+// length draws a prefix length. Mixed: 55 % /24, 6.5 % hosts, the rest from /16 to
+// /23 and a few longer ones. Apart: the same without those that are shorter. In
+// IPv6 a /24 is a /40, and so on.
+func (k Kind) length(family int, random *rand.Rand) int {
+	bits := 32
+	if k != Hosts {
+		switch n := random.IntN(1000); {
+		case n < 550:
+			bits = 24
+		case n < 615:
+			bits = 32
+		case n < 925 && k == Mixed:
+			bits = 16 + random.IntN(8)
+		default:
+			bits = 25 + random.IntN(7)
+		}
+	}
+	switch {
+	case family == 4:
+		return bits
+	case bits == 32:
+		return 128
 	default:
-		return 25 + random.IntN(7)
+		return 16 + bits
 	}
 }
 

@@ -1,6 +1,7 @@
 package bed
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -20,21 +21,34 @@ func OtherAddress(family int) netip.Addr {
 	return netip.MustParseAddr(map[int]string{4: "10.99.0.7", 6: "fd99::7"}[family])
 }
 
-// ListPolicy has one member, Enforced, and one rule: the list may come in, to one port.
+// listRules is over how many rules ListPolicy spreads a list. Of one inside another
+// in the same rule the inner one says nothing, and need not be in any table.
+const listRules = 16
+
+// ListPolicy has one member, Enforced, and rules that let the prefixes in, to one
+// port.
 func ListPolicy(prefixes []netip.Prefix) *policy.Policy {
 	var addresses []netip.Prefix
 	for _, family := range []int{4, 6} {
 		a := MemberAddress(family)
 		addresses = append(addresses, netip.PrefixFrom(a, a.BitLen()))
 	}
+	rules := make([]policy.AccessRule, min(listRules, len(prefixes)))
+	for i := range rules {
+		rules[i] = policy.AccessRule{
+			Name: fmt.Sprintf("listed-%d", i), Direction: policy.Inbound,
+			Ports: []policy.Ports{{Protocol: policy.ProtocolTCP, First: ServicePort, Last: ServicePort}},
+		}
+	}
+	for i, p := range prefixes {
+		rule := &rules[i%len(rules)]
+		rule.AddressPrefixes = append(rule.AddressPrefixes, p)
+	}
 	return &policy.Policy{
 		Resources: []policy.Resource{{Name: "orders-db", Addresses: addresses}},
 		Perimeters: []policy.Perimeter{{
-			Name: "payments",
-			Profiles: []policy.Profile{{Name: "data", AccessRules: []policy.AccessRule{{
-				Name: "listed", Direction: policy.Inbound, AddressPrefixes: prefixes,
-				Ports: []policy.Ports{{Protocol: policy.ProtocolTCP, First: ServicePort, Last: ServicePort}},
-			}}}},
+			Name:         "payments",
+			Profiles:     []policy.Profile{{Name: "data", AccessRules: rules}},
 			Associations: []policy.Association{{Name: "orders-db", Resource: "orders-db", Profile: "data", AccessMode: policy.Enforced}},
 		}},
 	}

@@ -48,7 +48,7 @@ func (s *Set) SetTuples(first int, tuples []Tuple) error {
 
 // SetPrefixes enters these prefixes into the trie of trie_lookup.
 func (s *Set) SetPrefixes(prefixes []netip.Prefix) error {
-	return FillTrie(s.maps["trie_table"], prefixes)
+	return NewTrieBatch(s.maps["trie_table"], prefixes).Fill()
 }
 
 // NewTrie makes a trie for prefixes of a family, with values of 4 bytes, as
@@ -59,18 +59,23 @@ func NewTrie(family, size int) (*ebpf.Map, error) {
 	})
 }
 
-// FillTrie enters prefixes of one family, each with the value 1, by one call.
-func FillTrie(trie *ebpf.Map, prefixes []netip.Prefix) error {
-	keys, values := trieRows(trie, prefixes)
-	return fill(trie, keys, values)
+// TrieBatch is prefixes as the kernel takes them in one call.
+type TrieBatch struct {
+	trie         *ebpf.Map
+	keys, values rows
 }
 
-func trieRows(trie *ebpf.Map, prefixes []netip.Prefix) (keys, values rows) {
-	keys, values = newRows(trie.KeySize(), len(prefixes)), newRows(trie.ValueSize(), len(prefixes))
+// NewTrieBatch prepares prefixes of one family, each with the value 1, for a trie
+// with values of 4 bytes.
+func NewTrieBatch(trie *ebpf.Map, prefixes []netip.Prefix) *TrieBatch {
+	b := &TrieBatch{trie, newRows(trie.KeySize(), len(prefixes)), newRows(trie.ValueSize(), len(prefixes))}
 	for i, p := range prefixes {
-		binary.NativeEndian.PutUint32(keys.row(i), uint32(p.Bits()))
-		copy(keys.row(i)[4:], p.Addr().AsSlice())
-		binary.NativeEndian.PutUint32(values.row(i), 1)
+		binary.NativeEndian.PutUint32(b.keys.row(i), uint32(p.Bits()))
+		copy(b.keys.row(i)[4:], p.Addr().AsSlice())
+		binary.NativeEndian.PutUint32(b.values.row(i), 1)
 	}
-	return keys, values
+	return b
 }
+
+// Fill enters them, by one call.
+func (b *TrieBatch) Fill() error { return fill(b.trie, b.keys, b.values) }

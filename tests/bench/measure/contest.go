@@ -70,6 +70,11 @@ func (s Samples) Relative(entrant string) Series {
 	return s.series(entrant, func(x Sample) float64 { return x.Value / x.baseline() })
 }
 
+// Baseline is what the baseline was around an entrant's slices, by round.
+func (s Samples) Baseline(entrant string) Series {
+	return s.series(entrant, Sample.baseline)
+}
+
 // Absolute is what an entrant's slices gave, by round.
 func (s Samples) Absolute(entrant string) Series {
 	return s.series(entrant, func(x Sample) float64 { return x.Value })
