@@ -147,7 +147,7 @@ struct {
 	__array(values, struct {
 		__uint(type, BPF_MAP_TYPE_ARRAY);
 		__uint(max_entries, AGENT_SIZES_IT);
-		__uint(map_flags, BPF_F_INNER_MAP);
+		__uint(map_flags, BPF_F_INNER_MAP | BPF_F_MMAPABLE);
 		__type(key, __u32);
 		__type(value, __u64);
 	});
@@ -160,7 +160,7 @@ struct {
 	__array(values, struct {
 		__uint(type, BPF_MAP_TYPE_ARRAY);
 		__uint(max_entries, AGENT_SIZES_IT);
-		__uint(map_flags, BPF_F_INNER_MAP);
+		__uint(map_flags, BPF_F_INNER_MAP | BPF_F_MMAPABLE);
 		__type(key, __u32);
 		__type(value, __u64);
 	});
@@ -199,7 +199,7 @@ struct {
 	__array(values, struct {
 		__uint(type, BPF_MAP_TYPE_ARRAY);
 		__uint(max_entries, AGENT_SIZES_IT);
-		__uint(map_flags, BPF_F_INNER_MAP);
+		__uint(map_flags, BPF_F_INNER_MAP | BPF_F_MMAPABLE);
 		__type(key, __u32);
 		__type(value, struct run_block);
 	});
@@ -226,7 +226,7 @@ struct {
 	__array(values, struct {
 		__uint(type, BPF_MAP_TYPE_ARRAY);
 		__uint(max_entries, AGENT_SIZES_IT);
-		__uint(map_flags, BPF_F_INNER_MAP);
+		__uint(map_flags, BPF_F_INNER_MAP | BPF_F_MMAPABLE);
 		__type(key, __u32);
 		__type(value, __u32);
 	});
@@ -239,7 +239,7 @@ struct {
 	__array(values, struct {
 		__uint(type, BPF_MAP_TYPE_ARRAY);
 		__uint(max_entries, AGENT_SIZES_IT);
-		__uint(map_flags, BPF_F_INNER_MAP);
+		__uint(map_flags, BPF_F_INNER_MAP | BPF_F_MMAPABLE);
 		__type(key, __u32);
 		__type(value, struct member);
 	});
@@ -252,7 +252,7 @@ struct {
 	__array(values, struct {
 		__uint(type, BPF_MAP_TYPE_ARRAY);
 		__uint(max_entries, AGENT_SIZES_IT);
-		__uint(map_flags, BPF_F_INNER_MAP);
+		__uint(map_flags, BPF_F_INNER_MAP | BPF_F_MMAPABLE);
 		__type(key, __u32);
 		__type(value, struct span);
 	});
@@ -265,7 +265,7 @@ struct {
 	__array(values, struct {
 		__uint(type, BPF_MAP_TYPE_ARRAY);
 		__uint(max_entries, AGENT_SIZES_IT);
-		__uint(map_flags, BPF_F_INNER_MAP);
+		__uint(map_flags, BPF_F_INNER_MAP | BPF_F_MMAPABLE);
 		__type(key, __u32);
 		__type(value, struct outcome);
 	});

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sync/errgroup"
@@ -84,17 +85,26 @@ func (g *generation) add(outer string, m *ebpf.Map) {
 // table makes the inner map for an outer one and fills it with parallel keys
 // and values, in one go.
 func table[K, V any](d *Datapath, g *generation, outer string, keys []K, values []V) error {
-	spec := d.inner[outer].Copy()
-	spec.MaxEntries = max(1, uint32(len(keys)))
-	m, err := ebpf.NewMap(spec)
+	m, err := d.make(g, outer, len(keys))
 	if err != nil {
-		return fmt.Errorf("make a table of %d entries for %s: %w", len(keys), outer, err)
+		return err
 	}
-	g.add(outer, m)
 	if err := fill(m, keys, values); err != nil {
 		return fmt.Errorf("fill %s: %w", outer, err)
 	}
 	return nil
+}
+
+// make makes the inner map for an outer one, for so many entries.
+func (d *Datapath) make(g *generation, outer string, entries int) (*ebpf.Map, error) {
+	spec := d.inner[outer].Copy()
+	spec.MaxEntries = max(1, uint32(entries))
+	m, err := ebpf.NewMap(spec)
+	if err != nil {
+		return nil, fmt.Errorf("make a table of %d entries for %s: %w", entries, outer, err)
+	}
+	g.add(outer, m)
+	return m, nil
 }
 
 // fill writes all entries with one call where the kernel can. Some cannot for
@@ -117,13 +127,32 @@ func fill[K, V any](m *ebpf.Map, keys []K, values []V) error {
 	return nil
 }
 
-// array fills a table indexed from 0 on.
+// array fills a table indexed from 0 on, whose memory it writes itself: a call for
+// each of hundreds of thousands of entries takes longer than to compute them. V has
+// no pointers.
 func array[V any](d *Datapath, g *generation, outer string, values []V) error {
-	keys := make([]uint32, len(values))
-	for i := range keys {
-		keys[i] = uint32(i)
+	m, err := d.make(g, outer, len(values))
+	if err != nil || len(values) == 0 {
+		return err
 	}
-	return table(d, g, outer, keys, values)
+	size := int(unsafe.Sizeof(values[0]))
+	stride := (size + 7) &^ 7 // entries of an array begin at multiples of 8
+	memory, err := unix.Mmap(m.FD(), 0, stride*len(values), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return fmt.Errorf("map the memory of %s: %w", outer, err)
+	}
+	bytes := unsafe.Slice((*byte)(unsafe.Pointer(&values[0])), size*len(values))
+	if stride == size {
+		copy(memory, bytes)
+	} else {
+		for i := range values {
+			copy(memory[i*stride:], bytes[i*size:(i+1)*size])
+		}
+	}
+	if err := unix.Munmap(memory); err != nil {
+		return fmt.Errorf("unmap the memory of %s: %w", outer, err)
+	}
+	return nil
 }
 
 func key4(a netip.Addr) uint32 {
