@@ -112,7 +112,8 @@ func (b *bench) onStage(f func(s *stage) error) error {
 }
 
 func (s *stage) filter(limits datapath.Limits, list *bed.List) (*bed.Filter, error) {
-	limits.FlowRing, limits.DenialRing, limits.Denials = ringSize, ringSize, denialRows
+	limits.FlowRing, limits.DenialRing = max(limits.FlowRing, ringSize), max(limits.DenialRing, ringSize)
+	limits.Denials = max(limits.Denials, denialRows)
 	s.filters++
 	f, err := bed.OpenFilter(fmt.Sprintf("%s/%d", s.bpffs, s.filters), limits, bed.ListPolicy(list.Prefixes), bed.Facts())
 	if err != nil {

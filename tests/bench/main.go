@@ -53,7 +53,7 @@ type part struct {
 
 // parts are all that can be measured, in their order.
 func parts() []part {
-	return slices.Concat(lookupParts(), policyParts())
+	return slices.Concat(lookupParts(), policyParts(), eventParts(), tableParts())
 }
 
 func run(ctx context.Context, args []string, out, progress io.Writer) error {
@@ -93,24 +93,23 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	}
 	fmt.Fprintf(out, "%s\nseed %d, %d rounds, slices of %v\n\n", machine, *seed, *rounds, *slice)
 	began := time.Now()
-	if err := b.runParts(parts()); err != nil {
-		return err
-	}
+	failed := b.runParts(parts())
 	if err := measure.WriteTable(out, b.rows); err != nil {
-		return err
+		return errors.Join(failed, err)
 	}
 	missed, all := measure.Missed(b.rows)
 	fmt.Fprintf(out, "\n%d of %d targets met, in %v\n", all-missed, all, time.Since(began).Round(time.Second))
-	if *file == "" {
-		return nil
+	if *file != "" {
+		failed = errors.Join(failed, writeFile(*file, b.rows))
 	}
-	return writeFile(*file, b.rows)
+	return failed
 }
 
-// runParts runs what was asked for. What cannot be measured ends the run: a table
-// with holes would not be noticed.
+// runParts runs what was asked for. What cannot be measured is left out, and is the
+// error at the end.
 func (b *bench) runParts(all []part) error {
 	ran := 0
+	var failed error
 	for _, p := range all {
 		var wanted []string
 		for _, name := range p.names {
@@ -122,21 +121,23 @@ func (b *bench) runParts(all []part) error {
 			continue
 		}
 		if err := b.ctx.Err(); err != nil {
-			return err
+			return errors.Join(failed, err)
 		}
 		ran++
 		began := time.Now()
 		fmt.Fprintf(b.progress, "%s ...", strings.Join(wanted, ", "))
 		if err := p.run(b, wanted); err != nil {
-			fmt.Fprintln(b.progress)
-			return fmt.Errorf("%s: %w", wanted[0], err)
+			err = fmt.Errorf("%s: %w", wanted[0], err)
+			fmt.Fprintf(b.progress, " %v\n", err)
+			failed = errors.Join(failed, err)
+			continue
 		}
 		fmt.Fprintf(b.progress, " %.1f s\n", time.Since(began).Seconds())
 	}
 	if ran == 0 {
 		return fmt.Errorf("no part is called like %q; --list tells them", b.only)
 	}
-	return nil
+	return failed
 }
 
 func (b *bench) add(rows ...measure.Row) { b.rows = append(b.rows, rows...) }

@@ -115,7 +115,7 @@ func (p *policyScene) memory(name string, size int) error {
 		if err := bed.Settle(); err != nil {
 			return err
 		}
-		freed = append(freed, milliseconds(time.Since(began))-300) // Settle's own wait
+		freed = append(freed, milliseconds(time.Since(began)-bed.Still))
 		after, err := bed.WorkerTime()
 		if err != nil {
 			return err

@@ -22,6 +22,8 @@ import (
 // Filter is a data path of its own.
 type Filter struct {
 	*datapath.Datapath
+	// Legend is of the policy in force.
+	Legend   *compile.Legend
 	programs map[string]*ebpf.Program
 }
 
@@ -126,6 +128,7 @@ func (f *Filter) Put(p *policy.Policy, facts *policy.Facts) error {
 		return fmt.Errorf("compile the policy: %w", err)
 	}
 	_, err = f.Apply(tables, legend, nil, nil)
+	f.Legend = legend
 	return err
 }
 

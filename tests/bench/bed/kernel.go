@@ -35,19 +35,20 @@ func KernelMemory() (int64, error) {
 	return sum, nil
 }
 
-// Settle waits until the kernel has freed what it has to: until its memory has not
-// fallen any more for a while.
+// Still is for how long the kernel's memory must not have fallen to be settled.
+const Still = 500 * time.Millisecond
+
+// Settle waits until the kernel has freed what it has to.
 func Settle() error {
 	const (
-		still = 300 * time.Millisecond
-		step  = 20 * time.Millisecond
-		less  = 1 << 20
+		step = 20 * time.Millisecond
+		less = 1 << 20
 	)
 	last, err := KernelMemory()
 	if err != nil {
 		return err
 	}
-	for since := time.Now(); time.Since(since) < still; time.Sleep(step) {
+	for since := time.Now(); time.Since(since) < Still; time.Sleep(step) {
 		now, err := KernelMemory()
 		if err != nil {
 			return err
