@@ -83,38 +83,33 @@ enum part {
 };
 
 /*
- * The two halves of reading. Global functions, which the verifier looks at once,
- * so they find the question themselves. Both return an enum reason.
+ * Reads one part. A global function, which the verifier looks at once, so it finds
+ * the question itself. Returns an enum reason.
  */
-__noinline int question_read_link(context *ctx, __u32 slot, __u32 link_header)
+__noinline int question_read_part(context *ctx, __u32 slot, __u32 part)
 {
 	struct question *question = bpf_map_lookup_elem(&questions, &slot);
 	struct frame frame;
+	enum reason why;
 
 	if (!question)
 		return REASON_POLICY_INCOMPLETE;
 	context_frame(ctx, &frame);
-	frame.link_header = link_header && !context_lacks_link_header(ctx);
-	frame.network_offset = link_header ? 0 : context_network_offset(ctx);
-	return packet_parse_link(&frame, &question->packet);
-}
-
-__noinline int question_read_ip(context *ctx, __u32 slot, __u32 quoted)
-{
-	struct question *question = bpf_map_lookup_elem(&questions, &slot);
-	struct frame frame;
-
-	if (!question)
-		return REASON_POLICY_INCOMPLETE;
-	context_frame(ctx, &frame);
-	if (quoted) { /* what follows the error's own length is padding */
+	if (part == PART_QUOTED) { /* what follows the error's own length is padding */
 		__u32 end = question->packet.l3_offset + question->packet.length;
 
 		frame.quoted = true;
 		if (frame.length > end)
 			frame.length = end;
+	} else {
+		frame.link_header = part == PART_FRAME && !context_lacks_link_header(ctx);
+		frame.network_offset = part == PART_FRAME ? 0 : context_network_offset(ctx);
+		why = packet_parse_link(&frame, &question->packet);
+		if (why != REASON_NONE)
+			return why;
+		context_frame(ctx, &frame); /* or each way through the link header is verified on through the IP header */
 	}
-	return packet_parse_ip(&frame, quoted ? &question->quoted : &question->packet);
+	return packet_parse_ip(&frame, part == PART_QUOTED ? &question->quoted : &question->packet);
 }
 
 /* True for what reading says of a frame whose rest may merely not be at hand yet. */
@@ -141,11 +136,8 @@ static __always_inline enum reason question_read(context *ctx, struct question *
 		if (part == PART_QUOTED) {
 			pkt->l3_offset = question->packet.l4_offset + sizeof(struct icmp_header);
 			pkt->ethertype = question->packet.ethertype;
-		} else {
-			why = question_read_link(ctx, slot, part == PART_FRAME);
 		}
-		if (why == REASON_NONE)
-			why = question_read_ip(ctx, slot, part == PART_QUOTED);
+		why = question_read_part(ctx, slot, part);
 		if (!question_wants_more(why) || i == 1 || !context_more(ctx))
 			break;
 		why = REASON_NONE;
