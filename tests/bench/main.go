@@ -53,7 +53,7 @@ type part struct {
 
 // parts are all that can be measured, in their order.
 func parts() []part {
-	return slices.Concat(lookupParts(), policyParts(), eventParts(), tableParts())
+	return slices.Concat(lookupParts(), policyParts(), eventParts(), tableParts(), endToEndParts())
 }
 
 func run(ctx context.Context, args []string, out, progress io.Writer) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/perimeterd/perimeterd/pkg/datapath"
@@ -130,35 +131,25 @@ func (b *bench) measureFlowMemory(s *stage, name string) error {
 	const flows = 1_000_000
 	for _, family := range []int{4, 6} {
 		list := bed.ListOf(family, bed.HostPrefixes(bed.OtherAddress(family)))
-		opened := 0
-		takes := func(places uint32) (int64, error) {
-			limits := datapath.Limits{EstablishedFlows4: 1024, EstablishedFlows6: 1024}
-			if family == 4 {
-				limits.EstablishedFlows4 = places
-			} else {
-				limits.EstablishedFlows6 = places
-			}
-			opened++
-			return grown(func() (func() error, error) {
-				f, err := bed.OpenFilter(fmt.Sprintf("%s/memory-%d-%d", s.bpffs, family, opened), limits, bed.ListPolicy(list.Prefixes), bed.Facts())
-				if err != nil {
-					return nil, err
-				}
-				return f.Close, nil
-			})
+		limits := datapath.Limits{EstablishedFlows4: 1024, EstablishedFlows6: 1024}
+		if family == 4 {
+			limits.EstablishedFlows4 = flows
+		} else {
+			limits.EstablishedFlows6 = flows
 		}
-		empty, err := takes(1024)
+		before, err := bed.LargeMapAreas()
 		if err != nil {
 			return err
 		}
-		var each measure.Series
-		for range 3 {
-			full, err := takes(1024 + flows)
-			if err != nil {
-				return err
-			}
-			each = append(each, float64(full-empty)/flows)
+		f, err := bed.OpenFilter(fmt.Sprintf("%s/memory-%d", s.bpffs, family), limits, bed.ListPolicy(list.Prefixes), bed.Facts())
+		if err != nil {
+			return err
 		}
+		after, err := bed.LargeMapAreas()
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+		each := measure.Series{float64(after-before) / flows}
 		b.add(measure.Row{Name: fmt.Sprintf("%s/v%d", name, family), Unit: "B/flow", Ours: each,
 			Targets: []measure.Target{{Of: measure.OfOurs, Most: 128}}})
 	}

@@ -35,6 +35,30 @@ func KernelMemory() (int64, error) {
 	return sum, nil
 }
 
+// LargeMapAreas is what the kernel's maps take in areas of at least 8 MiB, in bytes:
+// preallocated tables of a million entries, and not what other processes do meanwhile.
+func LargeMapAreas() (int64, error) {
+	text, err := os.ReadFile("/proc/vmallocinfo")
+	if err != nil {
+		return 0, err
+	}
+	var sum int64
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line) // the range, the bytes, the caller
+		if len(fields) < 3 || !strings.Contains(fields[2], "bpf_map_area_alloc") {
+			continue
+		}
+		size, err := strconv.ParseInt(fields[1], 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("read /proc/vmallocinfo: %w", err)
+		}
+		if size >= 8<<20 {
+			sum += size
+		}
+	}
+	return sum, nil
+}
+
 // Still is for how long the kernel's memory must not have fallen to be settled.
 const Still = 500 * time.Millisecond
 

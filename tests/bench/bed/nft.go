@@ -47,7 +47,7 @@ func (r Ruleset) WriteFile(name string) error {
 	chain judge {
 		type filter hook %s priority 0; policy accept;
 		ct state established,related accept
-		ip saddr @listed ip daddr %s tcp dport %d %saccept
+		ip saddr @listed ip daddr %s meta l4proto { tcp, udp } th dport %d %saccept
 		ip daddr %s %sdrop
 	}
 }

@@ -37,7 +37,10 @@ func ListPolicy(prefixes []netip.Prefix) *policy.Policy {
 	for i := range rules {
 		rules[i] = policy.AccessRule{
 			Name: fmt.Sprintf("listed-%d", i), Direction: policy.Inbound,
-			Ports: []policy.Ports{{Protocol: policy.ProtocolTCP, First: ServicePort, Last: ServicePort}},
+			Ports: []policy.Ports{
+				{Protocol: policy.ProtocolTCP, First: ServicePort, Last: ServicePort},
+				{Protocol: policy.ProtocolUDP, First: ServicePort, Last: ServicePort},
+			},
 		}
 	}
 	for i, p := range prefixes {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -64,7 +65,7 @@ func Load(o Options) (*Set, error) {
 	sizes := o.Sizes
 	for name, entries := range map[string]uint32{
 		"tuples": uint32(sizes.Tuples), "hash_table": sizes.Flows, "lru_table": sizes.Flows, "insert_table": sizes.Opening,
-		"trie_table": sizes.Trie, "denial_table": sizes.Denials, "ring": sizes.Ring,
+		"trie_table": sizes.Trie, "denial_table": sizes.Denials, "ring": max(sizes.Ring, uint32(os.Getpagesize())),
 	} {
 		spec.Maps[name].MaxEntries = max(entries, 1)
 	}

@@ -24,11 +24,11 @@ func (s Series) Minus(t Series) Series {
 	return s.with(t, func(a, b float64) float64 { return a - b })
 }
 
-// Times multiplies by a constant.
-func (s Series) Times(factor float64) Series {
+// Inverse divides a constant by each figure: of costs it makes rates.
+func (s Series) Inverse(constant float64) Series {
 	out := make(Series, len(s))
 	for i := range s {
-		out[i] = s[i] * factor
+		out[i] = constant / s[i]
 	}
 	return out
 }
@@ -58,6 +58,13 @@ func (s Series) Spread() Spread {
 	}
 	slices.Sort(sorted)
 	return Spread{quantile(sorted, 0.5), quantile(sorted, 0.25), quantile(sorted, 0.75)}
+}
+
+// Quantile is the figure that so large a share of them is below, between 0 and 1.
+func (s Series) Quantile(share float64) float64 {
+	sorted := slices.Clone(s)
+	slices.Sort(sorted)
+	return quantile(sorted, share)
 }
 
 // quantile is between the two nearest of a sorted series.

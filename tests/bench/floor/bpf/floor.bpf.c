@@ -105,31 +105,39 @@ PROGRAM empty(context *ctx)
 	return PASS;
 }
 
-/* Reads what a flow's key is made of; false for what is no TCP. */
+enum {
+	TCP = 6,
+	UDP = 17,
+};
+
+/* Reads what a flow's key is made of; false for what is neither TCP nor UDP. */
 static __always_inline bool read_key(context *ctx, union key *key)
 {
 	void *frame = frame_of(ctx);
+	__u8 protocol;
 
 	if (!frame)
 		return false;
+	protocol = AT(frame, family == 4 ? IPV4_PROTOCOL : IPV6_PROTOCOL, __u8);
+	if (protocol != TCP && protocol != UDP)
+		return false;
 	if (family == 4) {
-		if (AT(frame, ETHERTYPE, __u16) != bpf_htons(0x0800) || AT(frame, 14, __u8) != 0x45 ||
-		    AT(frame, IPV4_PROTOCOL, __u8) != 6)
+		if (AT(frame, ETHERTYPE, __u16) != bpf_htons(0x0800) || AT(frame, 14, __u8) != 0x45)
 			return false;
 		key->v4 = (struct key4){
 			.peer = AT(frame, IPV4_ADDRESSES, __u32),
 			.local = AT(frame, IPV4_ADDRESSES + 4, __u32),
 			.peer_port = AT(frame, IPV4_PORTS, __u16),
 			.local_port = AT(frame, IPV4_PORTS + 2, __u16),
-			.protocol = 6,
+			.protocol = protocol,
 		};
 	} else {
-		if (AT(frame, ETHERTYPE, __u16) != bpf_htons(0x86dd) || AT(frame, IPV6_PROTOCOL, __u8) != 6)
+		if (AT(frame, ETHERTYPE, __u16) != bpf_htons(0x86dd))
 			return false;
 		key->v6 = (struct key6){
 			.peer_port = AT(frame, IPV6_PORTS, __u16),
 			.local_port = AT(frame, IPV6_PORTS + 2, __u16),
-			.protocol = 6,
+			.protocol = protocol,
 		};
 		for (int i = 0; i < 4; i++) {
 			key->v6.peer[i] = AT(frame, IPV6_ADDRESSES + 4 * i, __u32);
@@ -282,7 +290,7 @@ static __always_inline bool read_denial(context *ctx, struct denial_key *denial)
 
 	if (!read_key(ctx, &key))
 		return false;
-	*denial = (struct denial_key){.protocol = 6, .family = family};
+	*denial = (struct denial_key){.protocol = TCP, .family = family};
 	if (family == 4) {
 		denial->local.word_be[0] = key.v4.local;
 		denial->peer.word_be[0] = key.v4.peer;
