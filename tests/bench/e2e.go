@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 
 	"github.com/perimeterd/perimeterd/pkg/datapath"
@@ -48,13 +49,18 @@ type lane struct {
 
 // The lanes of a field.
 const (
-	laneNone  = "none"
-	laneAgain = "none again" // the noise floor
-	laneOurs  = "ours"
-	laneXDP   = "ours at XDP"
-	laneNft   = "nftables"
-	laneDrop  = "parse and drop at XDP"
+	laneNone     = "none"
+	laneAgain    = "none again" // the noise floor
+	laneOurs     = "ours"
+	laneXDP      = "ours at XDP"
+	laneNft      = "nftables"
+	laneEmpty    = "an empty program at TC"
+	laneEmptyXDP = "an empty program at XDP"
+	laneDrop     = "parse and drop at XDP"
 )
+
+// allLanes in the order in which they are built.
+var allLanes = []string{laneNone, laneAgain, laneOurs, laneXDP, laneNft, laneEmpty, laneEmptyXDP, laneDrop}
 
 // field is lanes that differ in their filters only.
 type field struct {
@@ -99,7 +105,7 @@ func (f *field) build(w *world.World) error {
 	list := bed.NewList(bed.Apart, 4, listed, f.random)
 	f.list = bed.ListOf(4, append(list.Prefixes, netip.PrefixFrom(clientAddress, 32)))
 	prefixes := f.list.Prefixes
-	for i, name := range []string{laneNone, laneAgain, laneOurs, laneXDP, laneNft, laneDrop} {
+	for i, name := range allLanes {
 		l := &lane{name: name, client: w.Host(fmt.Sprintf("client%d", i)), server: w.Host(fmt.Sprintf("server%d", i))}
 		l.near, l.far = w.Connect(l.client, l.server, clientAddress.String()+"/24", bed.MemberAddress(4).String()+"/24")
 		f.lanes[name] = l
@@ -110,8 +116,12 @@ func (f *field) build(w *world.World) error {
 			err = f.perimeterd(l, filepath.Join(bpffs, "xdp"), datapath.XDPNative, prefixes)
 		case laneNft:
 			err = f.nftables(l, prefixes)
+		case laneEmpty:
+			err = f.floorProgram(l, floor.TC, "empty")
+		case laneEmptyXDP:
+			err = f.floorProgram(l, floor.XDP, "empty")
 		case laneDrop:
-			err = f.dropAll(l)
+			err = f.floorProgram(l, floor.XDP, "parse_drop")
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
@@ -161,15 +171,21 @@ func (f *field) nftables(l *lane, prefixes []netip.Prefix) error {
 	return bed.LoadRuleset(l.server, file)
 }
 
-// dropAll has the floor drop whatever comes in.
-func (f *field) dropAll(l *lane) error {
-	set, err := floor.Load(floor.Options{Hook: floor.XDP, Family: 4})
+// floorProgram has a floor judge what comes in.
+func (f *field) floorProgram(l *lane, hook floor.Hook, name string) error {
+	set, err := floor.Load(floor.Options{Hook: hook, Family: 4})
 	if err != nil {
 		return err
 	}
 	f.close = append(f.close, set.Close)
 	return l.server.Run(func() error {
-		attached, err := link.AttachXDP(link.XDPOptions{Program: set.Program("parse_drop"), Interface: l.far.Index, Flags: link.XDPDriverMode})
+		var attached link.Link
+		var err error
+		if hook == floor.XDP {
+			attached, err = link.AttachXDP(link.XDPOptions{Program: set.Program(name), Interface: l.far.Index, Flags: link.XDPDriverMode})
+		} else {
+			attached, err = link.AttachTCX(link.TCXOptions{Program: set.Program(name), Interface: l.far.Index, Attach: ebpf.AttachTCXIngress})
+		}
 		if err != nil {
 			return err
 		}
@@ -181,7 +197,7 @@ func (f *field) dropAll(l *lane) error {
 // compete compares slices on lanes with those on the lane without a filter.
 func (f *field) compete(slices map[string]measure.Slice) (measure.Samples, error) {
 	c := measure.Contest{Baseline: slices[laneNone]}
-	for _, name := range []string{laneAgain, laneOurs, laneXDP, laneNft, laneDrop} {
+	for _, name := range allLanes[1:] {
 		if s := slices[name]; s != nil {
 			c.Entrants = append(c.Entrants, measure.Entrant{Name: name, Slice: s})
 		}

@@ -19,7 +19,8 @@ const floodSources = 1 << 16
 func (f *field) flood() error {
 	bySide := map[string]measure.Slice{}
 	mixed := map[string]measure.Slice{}
-	for name, l := range f.lanes {
+	for _, name := range []string{laneNone, laneAgain, laneOurs, laneXDP, laneNft, laneDrop} {
+		l := f.lanes[name]
 		sink, err := l.sink()
 		if err != nil {
 			return err
@@ -62,17 +63,17 @@ func (f *field) flood() error {
 	peer, drop := samples.Absolute(laneNft), samples.Absolute(laneDrop)
 	rate := func(s measure.Series) measure.Series { return s.Inverse(1e9) }
 	row := func(what string, ours measure.Series, targets []measure.Target) {
-		f.add(measure.Row{Name: f.name + "/" + what, Unit: "packets/s", Ours: rate(ours), Floor: rate(drop), FloorIs: "parse+drop at XDP",
+		f.add(measure.Row{Name: f.name + "/" + what, Unit: "packets/CPU s", Ours: rate(ours), Floor: rate(drop), FloorIs: "parse+drop at XDP",
 			Peer: rate(peer), Targets: targets})
 	}
 	row("tc", samples.Absolute(laneOurs), nil)
 	row("xdp", samples.Absolute(laneXDP), []measure.Target{{Of: measure.OfRatioFloor, Least: 1 / 1.5}, {Of: measure.OfRatioPeer, Least: 1.6}})
 	row("no-filter", samples.Baseline(laneOurs), nil)
-	for name, what := range map[string]string{laneOurs: "tc", laneXDP: "xdp"} {
-		if _, err := mixed[name](); err != nil {
+	for _, lane := range []struct{ what, name string }{{"tc", laneOurs}, {"xdp", laneXDP}} {
+		if _, err := mixed[lane.name](); err != nil {
 			return err
 		}
-		f.add(measure.Row{Name: f.name + "/" + what + "/permitted-arrive", Unit: "share", Ours: measure.Series{1}, Targets: []measure.Target{{Of: measure.OfOurs, Least: 1}}})
+		f.add(measure.Row{Name: f.name + "/" + lane.what + "/permitted-arrive", Unit: "share", Ours: measure.Series{1}, Targets: []measure.Target{{Of: measure.OfOurs, Least: 1}}})
 	}
 	return nil
 }

@@ -10,8 +10,6 @@ import (
 	"runtime"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/perimeterd/perimeterd/pkg/compile"
 	"github.com/perimeterd/perimeterd/pkg/datapath"
 	"github.com/perimeterd/perimeterd/pkg/decisionlog"
@@ -244,7 +242,7 @@ func (e *eventScene) write(events []datapath.Event) (rate, cpu float64, err erro
 		return 0, 0, err
 	}
 	const batch, waiting = 2048, 16384
-	began, used := time.Now(), processTime()
+	began, used := time.Now(), bed.ProcessTime()
 	for i := 0; i < len(events); i += batch {
 		j.Submit(events[i:min(i+batch, len(events))])
 		for j.waits() > waiting {
@@ -254,7 +252,7 @@ func (e *eventScene) write(events []datapath.Event) (rate, cpu float64, err erro
 	if err := j.stop(); err != nil {
 		return 0, 0, err
 	}
-	took, spent := time.Since(began), processTime()-used
+	took, spent := time.Since(began), bed.ProcessTime()-used
 	if got := j.Counters().Sinks[0].Records; got != uint64(len(events)) {
 		return 0, 0, fmt.Errorf("%d records of %d events were written", got, len(events))
 	}
@@ -266,15 +264,6 @@ func (e *eventScene) write(events []datapath.Event) (rate, cpu float64, err erro
 func (j *journal) waits() uint64 {
 	c := j.Counters()
 	return c.Queued.Total() + c.Sinks[0].Pending.Total()
-}
-
-// processTime is the CPU time of all threads of this process.
-func processTime() time.Duration {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &now); err != nil {
-		panic(err) // cannot be
-	}
-	return time.Duration(now.Nano())
 }
 
 // watched runs f while the agent's reader hands the events of both rings to sink.
@@ -298,7 +287,7 @@ func (e *eventScene) through() error {
 	packets.Watch, packets.Rise = nil, 0
 	const times = 4
 	began := time.Now()
-	used := processTime()
+	used := bed.ProcessTime()
 	var producing time.Duration
 	err = e.watched(j.Submit, func() error {
 		defer func() { producing = time.Since(began) }()
@@ -312,7 +301,7 @@ func (e *eventScene) through() error {
 	if err := errors.Join(err, j.stop()); err != nil {
 		return err
 	}
-	took, spent := time.Since(began), processTime()-used
+	took, spent := time.Since(began), bed.ProcessTime()-used
 	offered := uint64(times * e.listed.Size())
 	lostInRing, err := e.books(j.Counters(), offered)
 	if err != nil {

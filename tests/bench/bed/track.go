@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	"github.com/perimeterd/perimeterd/pkg/policy"
 	"github.com/perimeterd/perimeterd/tests/bench/floor"
@@ -206,9 +205,9 @@ func (t *Track) attempt(r *Run, repeat int) (float64, error) {
 	if t.Hook == floor.TC {
 		options.Context = t.context(r)
 	}
-	began := threadTime()
+	began := ThreadTime()
 	returned, err := driver.Run(options)
-	took := threadTime() - began
+	took := ThreadTime() - began
 	if err != nil {
 		return 0, fmt.Errorf("run the program: %w", err)
 	}
@@ -255,26 +254,4 @@ func (t *Track) context(r *Run) []byte {
 		binary.NativeEndian.PutUint32(context[wireLen:], uint32(len(r.Frame)+ethernet))
 	}
 	return context
-}
-
-// threadTime is how long this thread has run: others who share the CPU are not in it.
-func threadTime() time.Duration {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &now); err != nil {
-		panic(err) // cannot be: the clock is as old as the kernel's threads
-	}
-	return time.Duration(now.Nano())
-}
-
-// OnOneCPU runs f with its thread kept on one CPU.
-func OnOneCPU(cpu int, f func() error) error {
-	var all, one unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &all); err != nil {
-		return fmt.Errorf("look which CPUs there are: %w", err)
-	}
-	one.Set(cpu)
-	if err := unix.SchedSetaffinity(0, &one); err != nil {
-		return fmt.Errorf("keep this thread on CPU %d: %w", cpu, err)
-	}
-	return errors.Join(f(), unix.SchedSetaffinity(0, &all))
 }
