@@ -57,19 +57,20 @@ static __always_inline bool context_lacks_link_header(context *skb)
 	       first[0] == network[0] && first[1] == network[1];
 }
 
+/* Offsets beyond are an error to bpf_skb_load_bytes_relative, wherever the packet ends. */
+#define RELATIVE_OFFSET_MAX 0xffff
+
 /*
  * All ones if the network header is more than `offset` bytes behind the start of
- * the data, which is if so much less can be read from there; else 0. Without a
- * branch, each of which would double the ways that the verifier follows.
+ * the data, of which so many are readable: that is if so much less can be read from
+ * the header on. Else 0. Without a branch, each of which would double the ways that
+ * the verifier follows.
  */
-static __always_inline __u32 context_network_beyond(context *skb, __u32 offset)
+static __always_inline __u32 context_network_beyond(context *skb, __s64 readable, __u32 offset)
 {
-	__s64 readable = (long)skb->data_end - (long)skb->data;
-	__s64 last;
+	__s64 last = readable - 1 - offset;
 	__u8 byte;
 
-	asm volatile("" : "+r"(readable)); /* a number from here on, and no pointers to calculate with */
-	last = readable - 1 - offset;
 	last &= ~(last >> 63); /* where nothing is so far behind */
 	return bpf_skb_load_bytes_relative(skb, last, &byte, sizeof(byte), BPF_HDR_START_NET) >> 63;
 }
@@ -82,13 +83,17 @@ static __always_inline __u32 context_network_beyond(context *skb, __u32 offset)
  */
 static __always_inline __u32 context_network_offset(context *skb)
 {
+	__s64 readable = (long)skb->data_end - (long)skb->data;
 	__u32 offset = 0;
 
-	if (!context_network_beyond(skb, 0))
+	asm volatile("" : "+r"(readable)); /* a number from here on, and no pointers to calculate with */
+	if (readable > RELATIVE_OFFSET_MAX)
+		return HEADER_BYTES_MAX + 1; /* no IP packet is so long, and who wrote it could choose the offset found */
+	if (!context_network_beyond(skb, readable, 0))
 		return 0;
 	for (__u32 step = HEADER_BYTES_MAX / 2; step; step /= 2)
-		offset += step & context_network_beyond(skb, offset + step - 1);
-	return offset + (2 & context_network_beyond(skb, offset));
+		offset += step & context_network_beyond(skb, readable, offset + step - 1);
+	return offset + (2 & context_network_beyond(skb, readable, offset));
 }
 
 /* Makes more of the packet readable. False if there is no more, or no memory. */

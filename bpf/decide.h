@@ -146,7 +146,6 @@ static __always_inline bool decide_by_flow(struct question *question)
 	const struct packet *pkt = &question->packet;
 	struct judgement *answer = &question->answer;
 	__u32 table = FLOW_TABLE_ESTABLISHED;
-	__u32 settled = flows_settled_so_far();
 	struct flow *flow = flow_find(pkt, FLOW_TABLE_ESTABLISHED);
 	__u8 way;
 
@@ -154,7 +153,7 @@ static __always_inline bool decide_by_flow(struct question *question)
 		table = FLOW_TABLE_OPENING;
 		flow = flow_find(pkt, FLOW_TABLE_OPENING);
 	}
-	if (!flow && settled != flows_settled_so_far()) { /* perhaps this one, between the two looks */
+	if (!flow && !packet_opens_tcp(pkt)) { /* another CPU may have settled it between the two looks */
 		table = FLOW_TABLE_ESTABLISHED;
 		flow = flow_find(pkt, FLOW_TABLE_ESTABLISHED);
 	}
@@ -351,7 +350,8 @@ static __always_inline void decide(context *ctx, struct question *question, enum
 		pass(answer, pkt, REASON_LINK_FAILSAFE);
 		return;
 	}
-	if (!concerned) {
+	/* An error about a flow of ours may leave with the address of a router behind the interface. */
+	if (!concerned && !(pkt->end == END_FROM && pkt->icmp_kind == ICMP_KIND_ERROR)) {
 		pass(answer, pkt, REASON_UNGOVERNED);
 		answer->direction = packet_opener(pkt);
 		return;

@@ -313,14 +313,6 @@ static __always_inline bool flow_is_settled(const struct flow *flow, const struc
 	return flow->direction == DIRECTION_OUTBOUND ? answered || goes_on : answered && goes_on;
 }
 
-static __always_inline __u32 flows_settled_so_far(void)
-{
-	__u32 zero = 0;
-	volatile __u32 *count = bpf_map_lookup_elem(&flows_settled, &zero);
-
-	return count ? *count : 0;
-}
-
 /*
  * Moves a settled flow where nothing evicts it. If that table is full it stays
  * where it is: nothing that was allowed is cut. A packet that another CPU counts
@@ -329,13 +321,9 @@ static __always_inline __u32 flows_settled_so_far(void)
 static __always_inline void flow_settle(const struct packet *pkt, const struct flow *flow)
 {
 	struct flow copy = *flow;
-	__u32 zero = 0, *count = bpf_map_lookup_elem(&flows_settled, &zero);
 
-	if (flow_insert(pkt, FLOW_TABLE_ESTABLISHED, &copy) != 0)
-		return;
-	if (count)
-		__sync_fetch_and_add(count, 1);
-	flow_remove(pkt, FLOW_TABLE_OPENING);
+	if (flow_insert(pkt, FLOW_TABLE_ESTABLISHED, &copy) == 0)
+		flow_remove(pkt, FLOW_TABLE_OPENING);
 }
 
 #endif

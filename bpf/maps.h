@@ -303,14 +303,6 @@ struct {
 	__type(value, struct flow);
 } established6 SEC(".maps");
 
-/* How many flows have moved from `opening` to `established`: a packet that found its flow in neither looks again if one did meanwhile. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u32);
-} flows_settled SEC(".maps");
-
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);

@@ -116,7 +116,8 @@ __noinline int question_read_part(context *ctx, __u32 slot, __u32 part)
 static __always_inline bool question_wants_more(enum reason why)
 {
 	return why == REASON_TRUNCATED_LINK || why == REASON_TRUNCATED_IP || why == REASON_TRUNCATED_HEADER ||
-	       why == REASON_TRUNCATED_L4;
+	       why == REASON_TRUNCATED_L4 ||
+	       why == REASON_TOO_MANY_HEADERS; /* where nothing is at hand, context_network_offset finds nothing */
 }
 
 /*

@@ -230,7 +230,11 @@ func (d *Datapath) adopt() error {
 		return err
 	}
 	if control.Generation != 0 {
-		d.inForce = &generation{number: control.Generation, flags: control.Flags}
+		now, err := d.clock.now()
+		if err != nil {
+			return err
+		}
+		d.inForce = &generation{number: control.Generation, flags: control.Flags, since: now.jiffies}
 	}
 	if err := d.adoptDenials(); err != nil {
 		return err

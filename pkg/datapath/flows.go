@@ -144,10 +144,11 @@ type SweepStats struct {
 	Fragments, FragmentsMax int
 }
 
-// Sweep removes the flows that are idle for longer than their timeout, and those
-// of addresses that the policy no longer knows, whose packets it is not asked
-// about; and it returns the ends of those whose end was not told by the kernel. Of a flow
-// that a packet revives in the same moment exactly one side tells the end.
+// Sweep removes the flows that are idle for longer than their timeout, and those of
+// addresses that the policy has not known for a minute, whose packets it is not
+// asked about. It returns the ends of those whose end was not told by the kernel.
+// Of a flow that a packet revives in the same moment exactly one side tells the
+// end.
 func (d *Datapath) Sweep() ([]Event, SweepStats, error) {
 	now, err := d.clock.now()
 	if err != nil {
@@ -250,9 +251,17 @@ func sweepFlow[K any](s *sweep, m *ebpf.Map, key K, t flowTuple) error {
 	return nil
 }
 
-// over reports whether no packet would find the flow and pass by it.
+// unknownFor is how long an address may be away, for instance from its interface,
+// and find its flows again.
+const unknownFor = time.Minute
+
+// over reports whether no packet will pass by the flow any more.
 func (s *sweep) over(t flowTuple, f *perimeterFlow) bool {
-	return s.idle(t.protocol, f) || f.Generation < s.known.generation && !s.known.concerns(t)
+	if s.idle(t.protocol, f) {
+		return true
+	}
+	return f.Generation < s.known.generation && !s.known.concerns(t) &&
+		s.now.jiffies-s.known.since > s.d.clock.jiffiesIn(unknownFor)
 }
 
 // idle is flow_is_idle of bpf/flow.h: both must agree on when a flow is over.

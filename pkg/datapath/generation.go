@@ -21,6 +21,7 @@ import (
 type generation struct {
 	number uint32
 	flags  uint32
+	since  uint64 // jiffies: when it was made, or found in force
 	tables *compile.Tables
 	marks  localMarks
 	index  perimeterPrefixIndex
@@ -41,8 +42,8 @@ func (g *generation) release() error {
 	return errors.Join(errs...)
 }
 
-// build fills the tables of a generation, out of sight of every packet. Tries
-// that would hold just what the one in force holds are shared with it.
+// build fills the tables of a generation, out of sight of every packet. Tables of
+// prefixes that would hold just what those in force hold are shared with them.
 func (d *Datapath) build(number uint32, tables *compile.Tables) (g *generation, err error) {
 	g = &generation{number: number, tables: tables, maps: map[string]*ebpf.Map{}}
 	defer func() {
@@ -54,6 +55,7 @@ func (d *Datapath) build(number uint32, tables *compile.Tables) (g *generation, 
 	if err != nil {
 		return nil, err
 	}
+	g.since = now.jiffies
 	if tables.StrictHere {
 		g.flags |= uint32(perimeterControlFlagCONTROL_STRICT_HERE)
 	}
@@ -85,7 +87,7 @@ func (g *generation) add(outer string, m *ebpf.Map) {
 // table makes the inner map for an outer one and fills it with parallel keys
 // and values, in one go.
 func table[K, V any](d *Datapath, g *generation, outer string, keys []K, values []V) error {
-	m, err := d.make(g, outer, len(keys))
+	m, err := d.newTable(g, outer, len(keys))
 	if err != nil {
 		return err
 	}
@@ -95,8 +97,8 @@ func table[K, V any](d *Datapath, g *generation, outer string, keys []K, values 
 	return nil
 }
 
-// make makes the inner map for an outer one, for so many entries.
-func (d *Datapath) make(g *generation, outer string, entries int) (*ebpf.Map, error) {
+// newTable makes the inner map for an outer one, for so many entries.
+func (d *Datapath) newTable(g *generation, outer string, entries int) (*ebpf.Map, error) {
 	spec := d.inner[outer].Copy()
 	spec.MaxEntries = max(1, uint32(entries))
 	m, err := ebpf.NewMap(spec)
@@ -131,11 +133,14 @@ func fill[K, V any](m *ebpf.Map, keys []K, values []V) error {
 // each of hundreds of thousands of entries takes longer than to compute them. V has
 // no pointers.
 func array[V any](d *Datapath, g *generation, outer string, values []V) error {
-	m, err := d.make(g, outer, len(values))
+	m, err := d.newTable(g, outer, len(values))
 	if err != nil || len(values) == 0 {
 		return err
 	}
 	size := int(unsafe.Sizeof(values[0]))
+	if size != int(m.ValueSize()) {
+		return fmt.Errorf("fill %s: its values have %d bytes, and %d were given", outer, m.ValueSize(), size)
+	}
 	stride := (size + 7) &^ 7 // entries of an array begin at multiples of 8
 	memory, err := unix.Mmap(m.FD(), 0, stride*len(values), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
@@ -352,7 +357,7 @@ func (d *Datapath) retire(old *generation) error {
 
 // Prefixes is what the policy in force takes in the kernel.
 type Prefixes struct {
-	IPv4, IPv6 int   // prefixes in the tries
+	IPv4, IPv6 int   // how many there are
 	Bytes      int64 // an estimate of all tables of the generation, see bytesPerPrefix
 }
 

@@ -30,18 +30,20 @@ func (m *localMarks) has(a netip.Addr) bool {
 // knownLocals is what the generation in force, perhaps an earlier process's, says
 // of local addresses.
 type knownLocals struct {
-	generation uint32
+	generation uint32 // 0: none is in force
 	flags      perimeterControlFlag
+	since      uint64 // jiffies
 	marks      localMarks
 }
 
 func (d *Datapath) knownLocals() (*knownLocals, error) {
-	control, err := d.readControl()
-	if err != nil {
-		return nil, err
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.inForce == nil {
+		return &knownLocals{}, nil
 	}
-	k := &knownLocals{generation: control.Generation, flags: perimeterControlFlag(control.Flags)}
-	if err := d.objects.MarkedLocals.Lookup(control.Generation%generationSlots, (*perimeterLocalMarks)(&k.marks)); err != nil {
+	k := &knownLocals{generation: d.inForce.number, flags: perimeterControlFlag(d.inForce.flags), since: d.inForce.since}
+	if err := d.objects.MarkedLocals.Lookup(d.inForce.slot(), (*perimeterLocalMarks)(&k.marks)); err != nil {
 		return nil, fmt.Errorf("read which local addresses are known: %w", err)
 	}
 	return k, nil

@@ -549,7 +549,6 @@ const (
 	perimeterMapEstablished4    = "established4"
 	perimeterMapEstablished6    = "established6"
 	perimeterMapFlowEvents      = "flow_events"
-	perimeterMapFlowsSettled    = "flows_settled"
 	perimeterMapFragments       = "fragments"
 	perimeterMapInterfaces      = "interfaces"
 	perimeterMapLocalPrefixes4  = "local_prefixes4"
@@ -649,7 +648,6 @@ type perimeterMapSpecs struct {
 	Established4   *ebpf.MapSpec `ebpf:"established4"`
 	Established6   *ebpf.MapSpec `ebpf:"established6"`
 	FlowEvents     *ebpf.MapSpec `ebpf:"flow_events"`
-	FlowsSettled   *ebpf.MapSpec `ebpf:"flows_settled"`
 	Fragments      *ebpf.MapSpec `ebpf:"fragments"`
 	Interfaces     *ebpf.MapSpec `ebpf:"interfaces"`
 	LocalPrefixes4 *ebpf.MapSpec `ebpf:"local_prefixes4"`
@@ -713,7 +711,6 @@ type perimeterMaps struct {
 	Established4   *ebpf.Map `ebpf:"established4"`
 	Established6   *ebpf.Map `ebpf:"established6"`
 	FlowEvents     *ebpf.Map `ebpf:"flow_events"`
-	FlowsSettled   *ebpf.Map `ebpf:"flows_settled"`
 	Fragments      *ebpf.Map `ebpf:"fragments"`
 	Interfaces     *ebpf.Map `ebpf:"interfaces"`
 	LocalPrefixes4 *ebpf.Map `ebpf:"local_prefixes4"`
@@ -750,7 +747,6 @@ func (m *perimeterMaps) Close() error {
 		m.Established4,
 		m.Established6,
 		m.FlowEvents,
-		m.FlowsSettled,
 		m.Fragments,
 		m.Interfaces,
 		m.LocalPrefixes4,

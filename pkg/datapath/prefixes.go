@@ -26,7 +26,7 @@ const (
 	// runsMin is from how many on runs are worth the 4 MiB that they take at least.
 	runsMin = 4096
 	// runsBytesMost and runsBytesPerPrefix are what they may take beyond that, beside
-	// the 128 bytes that each prefix takes in the trie.
+	// bytesPerPrefix in the trie.
 	runsBytesMost, runsBytesPerPrefix = 4 << 20, 28
 )
 
@@ -39,7 +39,7 @@ func mostlyHosts(prefixes []compile.PrefixClass) bool {
 			hosts++
 		}
 	}
-	return len(prefixes) >= hostsMin && hosts >= len(prefixes)/8*7
+	return len(prefixes) >= hostsMin && hosts*8 >= len(prefixes)*7
 }
 
 // before is the generation in force, if it is known what is in it.

@@ -62,7 +62,7 @@ func marksOf(prefixes []compile.PrefixClass) (perimeterMarksShape, []uint64) {
 // there are in it. Returns at most how many marks are set, too; 0: no length will
 // do.
 func marksLength(prefixes []compile.PrefixClass) (length, set int) {
-	const most = 1 << (marksLog2Max - 2) // marks in four may be set, so that three quarters of all addresses are told
+	const most = 1 << (marksLog2Max - 2) // one mark in four may be set
 	var ofLength [129]int
 	for _, p := range prefixes {
 		ofLength[p.Prefix.Bits()]++
@@ -75,7 +75,7 @@ func marksLength(prefixes []compile.PrefixClass) (length, set int) {
 				break
 			}
 		}
-		if set <= most {
+		if set <= most && set <= 1<<(min(length, 62)-1) { // and of all networks, one in two
 			return length, set
 		}
 	}

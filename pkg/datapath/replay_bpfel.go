@@ -33,7 +33,6 @@ const (
 	replayMapEstablished4   = "established4"
 	replayMapEstablished6   = "established6"
 	replayMapFlowEvents     = "flow_events"
-	replayMapFlowsSettled   = "flows_settled"
 	replayMapFragments      = "fragments"
 	replayMapInterfaces     = "interfaces"
 	replayMapLocalPrefixes4 = "local_prefixes4"
@@ -123,7 +122,6 @@ type replayMapSpecs struct {
 	Established4   *ebpf.MapSpec `ebpf:"established4"`
 	Established6   *ebpf.MapSpec `ebpf:"established6"`
 	FlowEvents     *ebpf.MapSpec `ebpf:"flow_events"`
-	FlowsSettled   *ebpf.MapSpec `ebpf:"flows_settled"`
 	Fragments      *ebpf.MapSpec `ebpf:"fragments"`
 	Interfaces     *ebpf.MapSpec `ebpf:"interfaces"`
 	LocalPrefixes4 *ebpf.MapSpec `ebpf:"local_prefixes4"`
@@ -187,7 +185,6 @@ type replayMaps struct {
 	Established4   *ebpf.Map `ebpf:"established4"`
 	Established6   *ebpf.Map `ebpf:"established6"`
 	FlowEvents     *ebpf.Map `ebpf:"flow_events"`
-	FlowsSettled   *ebpf.Map `ebpf:"flows_settled"`
 	Fragments      *ebpf.Map `ebpf:"fragments"`
 	Interfaces     *ebpf.Map `ebpf:"interfaces"`
 	LocalPrefixes4 *ebpf.Map `ebpf:"local_prefixes4"`
@@ -224,7 +221,6 @@ func (m *replayMaps) Close() error {
 		m.Established4,
 		m.Established6,
 		m.FlowEvents,
-		m.FlowsSettled,
 		m.Fragments,
 		m.Interfaces,
 		m.LocalPrefixes4,

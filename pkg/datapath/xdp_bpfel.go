@@ -24,7 +24,6 @@ const (
 	xdpMapEstablished4   = "established4"
 	xdpMapEstablished6   = "established6"
 	xdpMapFlowEvents     = "flow_events"
-	xdpMapFlowsSettled   = "flows_settled"
 	xdpMapFragments      = "fragments"
 	xdpMapInterfaces     = "interfaces"
 	xdpMapLocalPrefixes4 = "local_prefixes4"
@@ -114,7 +113,6 @@ type xdpMapSpecs struct {
 	Established4   *ebpf.MapSpec `ebpf:"established4"`
 	Established6   *ebpf.MapSpec `ebpf:"established6"`
 	FlowEvents     *ebpf.MapSpec `ebpf:"flow_events"`
-	FlowsSettled   *ebpf.MapSpec `ebpf:"flows_settled"`
 	Fragments      *ebpf.MapSpec `ebpf:"fragments"`
 	Interfaces     *ebpf.MapSpec `ebpf:"interfaces"`
 	LocalPrefixes4 *ebpf.MapSpec `ebpf:"local_prefixes4"`
@@ -178,7 +176,6 @@ type xdpMaps struct {
 	Established4   *ebpf.Map `ebpf:"established4"`
 	Established6   *ebpf.Map `ebpf:"established6"`
 	FlowEvents     *ebpf.Map `ebpf:"flow_events"`
-	FlowsSettled   *ebpf.Map `ebpf:"flows_settled"`
 	Fragments      *ebpf.Map `ebpf:"fragments"`
 	Interfaces     *ebpf.Map `ebpf:"interfaces"`
 	LocalPrefixes4 *ebpf.Map `ebpf:"local_prefixes4"`
@@ -215,7 +212,6 @@ func (m *xdpMaps) Close() error {
 		m.Established4,
 		m.Established6,
 		m.FlowEvents,
-		m.FlowsSettled,
 		m.Fragments,
 		m.Interfaces,
 		m.LocalPrefixes4,
