@@ -31,6 +31,9 @@ func policyParts() []part {
 		part{[]string{"policy/change"}, func(b *bench, _ []string) error {
 			return b.withPolicies(func(p *policyScene) error { return p.change("policy/change", 1_000_000) })
 		}},
+		part{[]string{"policy/reload"}, func(b *bench, _ []string) error {
+			return b.onStage(func(s *stage) error { return b.measureReload(s, "policy/reload", 1_000_000) })
+		}},
 		part{[]string{"policy/memory"}, func(b *bench, _ []string) error {
 			return b.withPolicies(func(p *policyScene) error { return p.memory("policy/memory", 1_000_000) })
 		}},
