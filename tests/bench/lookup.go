@@ -8,6 +8,7 @@ import (
 	"github.com/perimeterd/perimeterd/tests/bench/bed"
 	"github.com/perimeterd/perimeterd/tests/bench/floor"
 	"github.com/perimeterd/perimeterd/tests/bench/measure"
+	"github.com/perimeterd/perimeterd/tests/servicetags"
 	"github.com/perimeterd/perimeterd/tests/world"
 )
 
@@ -40,11 +41,20 @@ func lookupParts() []part {
 		for _, kind := range []bed.Kind{bed.Hosts, bed.Mixed} {
 			for _, size := range []int{100, 10_000, 100_000, 1_000_000} {
 				list = append(list, lookupPart(family, fmt.Sprintf("%s/%d", kind, size), func(b *bench, s *stage, hooks []hookAndFamily) error {
-					l := &listScene{bench: b, family: family, kind: kind, size: size}
+					l := &listScene{bench: b, family: family, name: string(kind), size: size, list: bed.NewList(kind, family, size, b.random)}
 					return l.measure(s, hooks)
 				}))
 			}
 		}
+		list = append(list, lookupPart(family, "azure", func(b *bench, s *stage, hooks []hookAndFamily) error {
+			tags, err := servicetags.Load(b.ctx)
+			if err != nil {
+				return err
+			}
+			l := &listScene{bench: b, family: family, name: "azure", list: bed.ListOf(family, tags.Of(family))}
+			l.size = len(l.list.Prefixes)
+			return l.measure(s, hooks)
+		}))
 	}
 	return list
 }

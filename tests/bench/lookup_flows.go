@@ -35,7 +35,7 @@ func (b *bench) measureFlows(s *stage, hooks []hookAndFamily, flows int) error {
 	// The packets are of flows drawn from all of them: an order that repeats itself
 	// soon would be learnt by the processor.
 	tuples := flowsInside(list, flows, b.random)
-	drawn := make([]floor.Tuple, max(flows, 1<<18))
+	drawn := make([]floor.Tuple, 1<<18)
 	for i := range drawn {
 		drawn[i] = tuples[b.random.IntN(flows)]
 	}
@@ -44,12 +44,16 @@ func (b *bench) measureFlows(s *stage, hooks []hookAndFamily, flows int) error {
 		if err != nil {
 			return err
 		}
-		each, eachBack, err := groupBothWays(t, tuples)
+		each, err := t.Group(tuples)
 		if err != nil {
 			return err
 		}
 		if i == 0 {
-			if err := establish(t, filter, at, each, eachBack); err != nil {
+			back, err := t.Group(bed.Replies(tuples))
+			if err != nil {
+				return err
+			}
+			if err := establish(t, filter, at, each, back); err != nil {
 				return fmt.Errorf("establish %d flows: %w", flows, err)
 			}
 		}

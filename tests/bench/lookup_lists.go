@@ -17,10 +17,10 @@ import (
 type listScene struct {
 	*bench
 	family int
-	kind   bed.Kind
+	name   string // what the list is
 	size   int
+	list   *bed.List
 
-	list            *bed.List
 	filter, without *bed.Filter
 	listed, others  []floor.Tuple
 }
@@ -36,7 +36,6 @@ const (
 )
 
 func (l *listScene) measure(s *stage, hooks []hookAndFamily) (err error) {
-	l.list = bed.NewList(l.kind, l.family, l.size, l.random)
 	if l.filter, err = s.filter(datapath.Limits{}, l.list); err != nil {
 		return err
 	}
@@ -191,7 +190,7 @@ func (l *listAtHook) forgetDenials() error {
 
 func (l *listAtHook) tell(samples measure.Samples) {
 	row := func(what string, ours, floor measure.Series, floorIs string, targets []measure.Target) {
-		l.add(measure.Row{Name: fmt.Sprintf("lookup/%s/%s/%d/%s", l.at, l.kind, l.size, what), Unit: "ns", Ours: ours, Floor: floor, FloorIs: floorIs, Targets: targets})
+		l.add(measure.Row{Name: fmt.Sprintf("lookup/%s/%s/%d/%s", l.at, l.name, l.size, what), Unit: "ns", Ours: ours, Floor: floor, FloorIs: floorIs, Targets: targets})
 	}
 	hit, miss := samples.Net("T hit"), samples.Net("T miss")
 	if l.at.hook == floor.TC {
@@ -209,7 +208,7 @@ func (l *listAtHook) hitTarget() []measure.Target {
 	switch {
 	case l.size == 100:
 		return measure.AtMost(1.1)
-	case l.size == 1_000_000 && (l.kind == bed.Hosts || l.at.family == 4):
+	case l.size == 1_000_000 && (l.name == string(bed.Hosts) || l.at.family == 4):
 		return measure.AtMost(0.35)
 	}
 	return nil
@@ -219,9 +218,9 @@ func (l *listAtHook) missTarget() []measure.Target {
 	switch {
 	case l.size == 100:
 		return measure.AtMost(1.1)
-	case l.size == 100_000 && l.kind == bed.Hosts:
+	case l.size == 100_000 && l.name == string(bed.Hosts):
 		return measure.AtMost(0.15)
-	case l.size == 1_000_000 && l.kind == bed.Hosts, l.size == 100_000 && l.kind == bed.Mixed:
+	case l.size == 1_000_000 && l.name == string(bed.Hosts), l.size == 100_000 && l.name == string(bed.Mixed):
 		return measure.AtMost(0.25)
 	}
 	return nil

@@ -70,6 +70,17 @@ func read(file string) (*Tags, error) {
 	return t, nil
 }
 
+// Of returns the different prefixes of a family, 4 or 6, sorted.
+func (t *Tags) Of(family int) []netip.Prefix {
+	var out []netip.Prefix
+	for _, p := range t.prefixes {
+		if p.Addr().Is4() == (family == 4) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
 // Prefixes returns how many different prefixes the list has.
 func (t *Tags) Prefixes() int { return len(t.prefixes) }
 
