@@ -25,6 +25,8 @@ func cpuTime(clock int32) time.Duration {
 }
 
 // OnOneCPU runs f with its thread kept on one CPU. A goroutine that f starts is not.
+// The runtime does not interrupt the thread: a test run that is interrupted begins
+// anew, on tables that the part before has changed.
 func OnOneCPU(cpu int, f func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -36,5 +38,10 @@ func OnOneCPU(cpu int, f func() error) error {
 	if err := unix.SchedSetaffinity(0, &one); err != nil {
 		return fmt.Errorf("keep this thread on CPU %d: %w", cpu, err)
 	}
-	return errors.Join(f(), unix.SchedSetaffinity(0, &all))
+	var preempting, others unix.Sigset_t
+	preempting.Val[0] = 1 << (unix.SIGURG - 1)
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &preempting, &others); err != nil {
+		return fmt.Errorf("block the signal that interrupts a goroutine: %w", err)
+	}
+	return errors.Join(f(), unix.PthreadSigmask(unix.SIG_SETMASK, &others, nil), unix.SchedSetaffinity(0, &all))
 }
