@@ -45,8 +45,8 @@ func LargeMapAreas() (int64, error) {
 	var sum int64
 	for line := range strings.Lines(string(text)) {
 		fields := strings.Fields(line) // the range, the bytes, the caller
-		if len(fields) < 3 || !strings.Contains(fields[2], "bpf_map_area_alloc") {
-			continue
+		if len(fields) < 3 || !strings.Contains(fields[2], "map_alloc") && !strings.Contains(fields[2], "prealloc") {
+			continue // the callers of bpf_map_area_alloc
 		}
 		size, err := strconv.ParseInt(fields[1], 10, 64)
 		if err != nil {
