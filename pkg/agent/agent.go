@@ -48,6 +48,8 @@ type Agent struct {
 	files      []*decisionlog.File
 	links      *links.Watcher
 	names      *names.Resolver
+	book       *nameBook
+	answers    *answerStats
 	policies   *policyWatcher
 	reconciler *reconciler
 	swept      *sweepResult
@@ -79,6 +81,7 @@ func (a *Agent) open() error {
 	if a.names, err = newResolver(a); err != nil {
 		return err
 	}
+	a.book, a.answers = newNameBook(s.learntFile()), &answerStats{}
 	if a.log, err = a.openLog(); err != nil {
 		return err
 	}
