@@ -151,6 +151,8 @@ static long open_step(__u32 i, struct opening *opening)
 	if (!set || *set == 0)
 		return 1;
 	dns->opened.set = *set;
+	dns->learnt.since = 0;
+	dns->learnt.used = 0;
 	names_open(dns);
 	return 0;
 }
@@ -314,7 +316,8 @@ static __always_inline __u32 answer_judge(context *skb, struct question *questio
 		return NAME_OPENED_NOTHING;
 	dns_name_copy(dns->learnt.name, &dns->question);
 	open_all(dns, question, 0);
-	open_all(dns, question, 1); /* the one that is being installed, perhaps */
+	if (question->control.flags & CONTROL_NEXT)
+		open_all(dns, question, 1);
 	return NAME_ANSWERS;
 }
 

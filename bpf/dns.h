@@ -86,6 +86,7 @@ struct dns {
 	struct learnt_key opened;
 	struct learnt learnt;
 	struct learnt_slot slot;
+	struct learnt_key victim; /* what makes room */
 	struct learnt_set fresh;
 };
 

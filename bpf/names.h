@@ -67,18 +67,17 @@ static __always_inline __u64 names_meaning(const struct control *control, const 
 	return sets ? sets->first | (__u64)sets->count << 32 : 0;
 }
 
-/* How often an occupied slot is passed over because its address was in use lately. */
-#define LEARNT_PASSES 8
-
-/* How long "lately" is, in seconds. */
-#define LEARNT_LATELY 300
+/* Of how many slots in a row the one whose address was idle for longest makes room. */
+#define LEARNT_SAMPLE 8
 
 /* Finds a slot for dns->opened in its set; whose it was makes room. */
 static __always_inline void names_take_slot(struct dns *dns)
 {
 	__u32 limit = settings.addresses_per_set;
 	struct learnt_set *set = bpf_map_lookup_elem(&learnt_sets, &dns->opened.set);
-	__u64 now = clock_jiffies();
+	__u64 longest = 0;
+	__u32 slot = 0;
+	bool idle = true;
 
 	if (!set) {
 		dns->fresh.next = 0;
@@ -89,31 +88,38 @@ static __always_inline void names_take_slot(struct dns *dns)
 		return;
 	dns->slot.set = dns->opened.set;
 	dns->slot.pad = 0;
-	for (int i = 0; i < LEARNT_PASSES; i++) {
+	for (int i = 0; i < LEARNT_SAMPLE; i++) {
 		struct learnt_key *occupant;
 		struct learnt *old;
+		__u64 last;
 
 		dns->slot.slot = set->next % limit;
 		__sync_fetch_and_add(&set->next, 1);
 		occupant = bpf_map_lookup_elem(&learnt_slots, &dns->slot);
-		if (!occupant)
+		old = occupant ? bpf_map_lookup_elem(&learnt_addresses, occupant) : NULL;
+		if (!old || old->slot != dns->slot.slot) {
+			idle = false; /* nobody's */
 			break;
-		old = bpf_map_lookup_elem(&learnt_addresses, occupant);
-		if (!old || old->slot != dns->slot.slot)
-			break;
-		if (old->used && now - old->used < (__u64)LEARNT_LATELY * settings.ticks && i + 1 < LEARNT_PASSES)
-			continue;
-		if (bpf_map_delete_elem(&learnt_addresses, occupant) == 0)
+		}
+		last = old->used > old->since ? old->used : old->since;
+		if (i == 0 || last < longest) {
+			longest = last;
+			dns->victim = *occupant;
+			slot = dns->slot.slot;
+		}
+	}
+	if (idle) {
+		dns->slot.slot = slot;
+		if (bpf_map_delete_elem(&learnt_addresses, &dns->victim) == 0)
 			dns_count(NAME_ADDRESS_EVICTED);
-		break;
 	}
 	dns->learnt.slot = dns->slot.slot;
 	bpf_map_update_elem(&learnt_slots, &dns->slot, &dns->opened, BPF_ANY);
 }
 
 /*
- * Opens dns->opened as dns->learnt says, of which expires, by and name are set.
- * What is open already is only prolonged: an answer never shortens what another
+ * Opens dns->opened as dns->learnt says, of which all but the slot are set; since
+ * 0 is now. What is open already is only prolonged: an answer never shortens what another
  * gave.
  */
 static __noinline int names_open(struct dns *dns)
@@ -134,8 +140,8 @@ static __noinline int names_open(struct dns *dns)
 			return 0;
 		}
 	}
-	dns->learnt.used = 0;
-	dns->learnt.since = now;
+	if (dns->learnt.since == 0)
+		dns->learnt.since = now;
 	names_take_slot(dns);
 	if (bpf_map_update_elem(&learnt_addresses, &dns->opened, &dns->learnt, BPF_ANY) == 0)
 		dns_count(NAME_ADDRESS_OPENED);

@@ -38,6 +38,7 @@ enum control_flag {
 	CONTROL_LOCAL_PREFIXES6 = 4,
 	CONTROL_PRIVATE_INTERFACES = 8,	/* some interface is a private endpoint */
 	CONTROL_NAMES = 16,		/* some member's outbound rules have names */
+	CONTROL_NEXT = 32,		/* the other slot holds the generation to come, whole: names are learnt for both */
 };
 
 struct prefix_key4 {

@@ -50,6 +50,7 @@ type Agent struct {
 	names      *names.Resolver
 	book       *nameBook
 	answers    *answerStats
+	known      knownNames
 	policies   *policyWatcher
 	reconciler *reconciler
 	swept      *sweepResult
@@ -105,6 +106,7 @@ func (a *Agent) openLog() (*decisionlog.Log, error) {
 	o := decisionlog.Options{
 		Legend:    func(generation uint32) *compile.Legend { return a.legends.of(generation) },
 		Interface: a.links.Name,
+		Name:      a.nameOf,
 	}
 	for _, sink := range a.settings.Log {
 		to := decisionlog.Sink{Name: sink.name(), Format: sink.Format, To: a.options.Stdout}

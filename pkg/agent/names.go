@@ -192,6 +192,11 @@ func (k *nameKeeper) sweep() error {
 	if _, err := k.dp.SweepNames(); err != nil {
 		return err
 	}
+	all, err := k.dp.Learnt()
+	if err != nil {
+		return err
+	}
+	k.a.known.set(all)
 	if time.Since(k.saved) < savedEvery {
 		return nil
 	}

@@ -222,14 +222,19 @@ func (b *builder) addNameTables() error {
 	return b.addNameMeanings(b.addNameClasses())
 }
 
+// Covers reports whether one of the set's names covers one that was asked for, in
+// lower case and without a trailing dot.
+func (s *NameSet) Covers(asked string) bool {
+	return slices.ContainsFunc(s.Names, func(written string) bool { return policy.NameCovers(written, asked) })
+}
+
 // SetsOf returns the sets with a name that covers one that was asked for, in
 // lower case and without a trailing dot. Of whichever owner: a resolver asks for
 // all of them at once.
 func (t *Tables) SetsOf(asked string) []*NameSet {
 	var out []*NameSet
 	for i := range t.Sets {
-		covers := func(written string) bool { return policy.NameCovers(written, asked) }
-		if slices.ContainsFunc(t.Sets[i].Names, covers) {
+		if t.Sets[i].Covers(asked) {
 			out = append(out, &t.Sets[i])
 		}
 	}

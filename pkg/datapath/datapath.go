@@ -244,7 +244,14 @@ func (d *Datapath) adopt() error {
 		return err
 	}
 	if control.Generation != 0 {
-		d.inForce = &generation{number: control.Generation, flags: control.Flags}
+		// What a process that ended in the middle of a change has announced will not be.
+		flags := control.Flags &^ uint32(perimeterControlFlagCONTROL_NEXT)
+		d.inForce = &generation{number: control.Generation, flags: flags}
+		if flags != control.Flags {
+			if err := d.withdraw(); err != nil {
+				return err
+			}
+		}
 	}
 	if err := d.adoptDenials(); err != nil {
 		return err
@@ -315,10 +322,13 @@ func (d *Datapath) apply(tables *compile.Tables, legend, previous *compile.Legen
 	if err := d.install(next); err != nil {
 		return 0, errors.Join(fmt.Errorf("install generation %d: %w", number, err), next.release())
 	}
+	if err := errors.Join(d.announce(next), d.carryNames(tables)); err != nil {
+		return 0, errors.Join(fmt.Errorf("carry the addresses of names over to generation %d: %w", number, err), d.withdraw(), next.release())
+	}
 	legend.PutInForce(number, previous)
 	if keep != nil {
 		if err := keep(legend); err != nil {
-			return 0, errors.Join(fmt.Errorf("keep the names of generation %d: %w", number, err), next.release())
+			return 0, errors.Join(fmt.Errorf("keep the names of generation %d: %w", number, err), d.withdraw(), next.release())
 		}
 	}
 	if err := d.writeControl(next); err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/perimeterd/perimeterd/pkg/compile"
 	"github.com/perimeterd/perimeterd/pkg/policy"
 )
 
@@ -91,27 +92,26 @@ func learntKey(set uint64, a netip.Addr) perimeterLearntKey {
 	return key
 }
 
-// LookupLearnt returns what is known of an address in a set.
-func (d *Datapath) LookupLearnt(set uint64, a netip.Addr) (Learnt, bool) {
-	now, err := d.clock.now()
-	if err != nil {
-		return Learnt{}, false
-	}
-	key := learntKey(set, a)
+// LearntName returns the name by which a set has opened an address, "" if it has
+// not.
+func (d *Datapath) LearntName(set uint64, a netip.Addr) string {
 	var value perimeterLearnt
-	if d.objects.LearntAddresses.Lookup(key, &value) != nil {
-		return Learnt{}, false
+	if d.objects.LearntAddresses.Lookup(learntKey(set, a), &value) != nil {
+		return ""
 	}
-	return learntOf(&key, &value, now), true
+	return nameOf(value.Name)
 }
 
 // etherHeader is what the data of a test run begins with.
 const etherHeader = 14
 
 // Teach opens addresses, each until it expires, by the way on which the data path
-// opens them itself: what is open longer already stays so. Used and Since do not
-// count. One that has expired is passed over.
-func (d *Datapath) Teach(lessons []Learnt) error {
+// opens them itself: what is open longer already stays so. Since the zero time is
+// since now. One that has expired is passed over.
+func (d *Datapath) Teach(lessons []Learnt) error { return d.teach(lessons, false) }
+
+// teach is Teach, perhaps with what has expired too, for flows that are open.
+func (d *Datapath) teach(lessons []Learnt, expired bool) error {
 	now, err := d.clock.now()
 	if err != nil {
 		return err
@@ -121,10 +121,16 @@ func (d *Datapath) Teach(lessons []Learnt) error {
 		Learnt perimeterLearnt
 	}
 	for _, l := range lessons {
-		if !l.Expires.After(now.wall) {
+		if !expired && !l.Expires.After(now.wall) {
 			continue
 		}
 		of := lesson{Key: learntKey(l.Set, l.Address), Learnt: perimeterLearnt{Expires: now.jiffiesAt(l.Expires)}}
+		if !l.Since.IsZero() {
+			of.Learnt.Since = now.jiffiesAt(l.Since)
+		}
+		if !l.Used.IsZero() {
+			of.Learnt.Used = now.jiffiesAt(l.Used)
+		}
 		if of.Learnt.Name, err = textOf(l.Name); err != nil {
 			return err
 		}
@@ -247,4 +253,41 @@ func (d *Datapath) NameCounts() (map[string]uint64, error) {
 		out[word] = sum
 	}
 	return out, nil
+}
+
+// carryNames opens for sets that are new in tables what sets of the same owner
+// have open by names that both have: so a rule may get another name without its
+// addresses being closed. From when it is called on, answers must open both.
+func (d *Datapath) carryNames(tables *compile.Tables) error {
+	if d.inForce == nil || d.inForce.tables == nil {
+		return nil
+	}
+	owners := map[uint64]string{}
+	for _, set := range d.inForce.tables.Sets {
+		owners[set.ID] = set.Owner
+	}
+	var fresh []compile.NameSet
+	for _, set := range tables.Sets {
+		if _, known := owners[set.ID]; !known {
+			fresh = append(fresh, set)
+		}
+	}
+	if len(fresh) == 0 {
+		return nil
+	}
+	all, err := d.Learnt()
+	if err != nil {
+		return err
+	}
+	var carried []Learnt
+	for _, l := range all {
+		for i := range fresh {
+			if fresh[i].Owner == owners[l.Set] && fresh[i].Covers(l.Name) {
+				of := l
+				of.Set = fresh[i].ID
+				carried = append(carried, of)
+			}
+		}
+	}
+	return d.teach(carried, true)
 }

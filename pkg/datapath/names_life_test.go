@@ -111,6 +111,36 @@ func TestNamesGoWithTheirRule(t *testing.T) {
 	r.expectOpen(t, "203.0.113.2", 443, true)
 }
 
+// TestNamesChange: a rule that gets another name keeps the addresses of those that
+// stay, also of one that has expired and is in use; a name that goes takes its own
+// along.
+func TestNamesChange(t *testing.T) {
+	const vault, blob = "vault.example.com", "a.blob.example.net"
+	r := newNamesRig(t, Options{}, namesRule("out", 443, vault, blob))
+	needsInline(t, r.rig)
+	r.learns(t, vault, vaultRecord)
+	r.learns(t, blob, "a.blob.example.net. 300 IN A 203.0.113.2")
+	r.from(t, packet.TCP(member4, "203.0.113.1", 50000, 443, packet.SYN))
+	r.put(t, memberPolicy(policy.Enforced, namesRule("out", 443, vault, "new.example.com")), resolverFacts())
+	if verdict, _ := r.from(t, packet.TCP(member4, "203.0.113.1", 50000, 443, packet.ACK)); verdict != policy.Allow {
+		t.Error("a live connection is cut by another name")
+	}
+	if verdict, _ := r.from(t, packet.TCP(member4, "203.0.113.1", 50001, 443, packet.SYN)); verdict != policy.Allow {
+		t.Error("another name has closed the address")
+	}
+	if verdict, _ := r.from(t, packet.TCP(member4, "203.0.113.2", 50001, 443, packet.SYN)); verdict != policy.Deny {
+		t.Error("the name that went has left its address open")
+	}
+	r.ageNames(t, time.Hour)
+	r.put(t, memberPolicy(policy.Enforced, namesRule("out", 443, "*.example.com")), resolverFacts())
+	if verdict, _ := r.from(t, packet.TCP(member4, "203.0.113.1", 50000, 443, packet.ACK)); verdict != policy.Allow {
+		t.Error("a live connection whose address has expired is cut by another name")
+	}
+	if verdict, _ := r.from(t, packet.TCP(member4, "203.0.113.1", 50002, 443, packet.SYN)); verdict != policy.Deny {
+		t.Error("what has expired is open again")
+	}
+}
+
 // TestNamesOfAnotherProfile: what one profile's member learns opens nothing for
 // another's with the same names.
 func TestNamesOfAnotherProfile(t *testing.T) {

@@ -45,11 +45,20 @@ func textOf(name string) (text nameText, err error) {
 	return text, nil
 }
 
-// nameOf reads such a text.
+// nameOf reads such a text. What no host's name has is written as in zone files,
+// so that it can be shown to people.
 func nameOf(text nameText) string {
+	first := 0
+	for first < len(text)-1 && text[first] == 0 {
+		first++
+	}
 	var b strings.Builder
-	for i := len(text) - 2; i >= 0 && text[i] != 0; i-- {
-		b.WriteByte(text[i])
+	for i := len(text) - 2; i >= first; i-- {
+		if c := text[i]; c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.' {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, `\%03d`, c)
+		}
 	}
 	return b.String()
 }

@@ -52,6 +52,7 @@ const (
 	perimeterControlFlagCONTROL_LOCAL_PREFIXES6    perimeterControlFlag = 4
 	perimeterControlFlagCONTROL_PRIVATE_INTERFACES perimeterControlFlag = 8
 	perimeterControlFlagCONTROL_NAMES              perimeterControlFlag = 16
+	perimeterControlFlagCONTROL_NEXT               perimeterControlFlag = 32
 )
 
 type perimeterDecisionCount struct {

@@ -96,6 +96,10 @@ func (p page) agent(s *api.Status) {
 		}
 	}
 	addresses := gauge("name_addresses", "Addresses that a name of an outbound rule stands for.", "name")
+	events := counter("name_events_total", "Questions, answers and addresses of names by what came of them, since the data path was first loaded; those of the agent (agent-) since its start.", "event")
+	for _, e := range s.NameEvents {
+		p.put(events, float64(e.Count), e.Event)
+	}
 	failing := gauge("name_failing", "Is 1 while a name cannot be resolved and keeps the addresses it had.", "name")
 	for _, n := range s.Names {
 		p.put(addresses, float64(len(n.Addresses)), n.Name)
