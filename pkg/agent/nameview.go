@@ -155,5 +155,11 @@ func (a *Agent) addLearnt(s *api.Status, dp *datapath.Datapath) (problems []stri
 	if why := dp.NamesByAgent(); why != "" {
 		s.Kernel.Degraded = append(s.Kernel.Degraded, "addresses of names are open some milliseconds after their answer: "+why)
 	}
-	return a.book.problems()
+	if why := dp.NamesMissing(); why != "" {
+		s.Kernel.Degraded = append(s.Kernel.Degraded, "only exact names have addresses, those that the agent resolves: "+why)
+		if a.settings.DNS.Strict {
+			problems = append(problems, "dns.strict is set, and questions are not read: "+why)
+		}
+	}
+	return append(problems, a.book.problems()...)
 }

@@ -192,6 +192,15 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) (perimeterLoadSettings, error
 		return perimeterLoadSettings{}, fmt.Errorf("set the programs' settings: %w", err)
 	}
 	err := spec.LoadAndAssign(&d.objects, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: d.root}})
+	if err != nil && settings.Names != 0 && !errors.Is(err, unix.EPERM) {
+		// Perhaps this kernel has no tail calls in programs with functions: all else works without.
+		d.names.missing = "learning names from packets needs tail calls in programs with functions (Linux 6.0 on arm64): " + err.Error()
+		settings.Names = 0
+		if err := spec.Variables["settings"].Set(settings); err != nil {
+			return perimeterLoadSettings{}, fmt.Errorf("set the programs' settings: %w", err)
+		}
+		err = spec.LoadAndAssign(&d.objects, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: d.root}})
+	}
 	if err != nil {
 		return perimeterLoadSettings{}, fmt.Errorf("load the programs: %w", explainLoad(err))
 	}

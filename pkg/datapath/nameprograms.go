@@ -30,6 +30,9 @@ type NameOptions struct {
 	// ByAgent leaves all answers to the agent, as on kernels that cannot read
 	// them in the data path. Optional.
 	ByAgent bool
+	// Off leaves packets of DNS alone, as on kernels that cannot have programs go
+	// on in each other: only what Teach is given is open. Optional; for tests.
+	Off bool
 }
 
 func (o NameOptions) withDefaults() NameOptions {
@@ -66,7 +69,11 @@ const NameSlack = 5 * time.Second
 func (d *Datapath) setNames(settings *perimeterLoadSettings) {
 	o := d.options.Names
 	ticks := func(t time.Duration) uint32 { return uint32(d.clock.jiffiesIn(t)) }
-	settings.Names = 1
+	if !o.Off {
+		settings.Names = 1
+	} else {
+		d.names.missing = "the settings leave packets of DNS alone"
+	}
 	if o.Strict {
 		settings.DnsStrict = 1
 	}
@@ -83,6 +90,7 @@ type namePrograms struct {
 	dns     dnsPrograms
 	answer  answerPrograms
 	byAgent string // why answers are left to the agent; "" = they are not
+	missing string // why packets of DNS are left alone; "" = they are not
 }
 
 func (p *namePrograms) Close() error { return errors.Join(p.dns.Close(), p.answer.Close()) }
@@ -106,6 +114,9 @@ func (d *Datapath) loadNames(settings perimeterLoadSettings) error {
 	if err != nil {
 		return fmt.Errorf("read the compiled programs for names: %w", err)
 	}
+	if d.names.missing != "" {
+		return d.loadTeach(dns, settings)
+	}
 	if err := d.loadBeside(dns, &d.names.dns, settings); err != nil {
 		return fmt.Errorf("load the programs for names: %w", err)
 	}
@@ -127,6 +138,26 @@ func (d *Datapath) loadNames(settings perimeterLoadSettings) error {
 		if err := d.objects.DnsPrograms.Put(entry.number, entry.program); err != nil {
 			return fmt.Errorf("enter a program for names: %w", err)
 		}
+	}
+	return nil
+}
+
+// loadTeach loads what of the programs for names works everywhere.
+func (d *Datapath) loadTeach(spec *ebpf.CollectionSpec, settings perimeterLoadSettings) error {
+	var teach struct {
+		DnsTeach *ebpf.Program `ebpf:"dns_teach"`
+	}
+	for name := range spec.Programs {
+		if name != "dns_teach" {
+			delete(spec.Programs, name)
+		}
+	}
+	if err := d.loadBeside(spec, &teach, settings); err != nil {
+		return fmt.Errorf("load the program that opens addresses of names: %w", err)
+	}
+	d.names.dns.DnsTeach = teach.DnsTeach
+	if err := os.MkdirAll(filepath.Join(d.root, programsDir), 0o700); err != nil {
+		return fmt.Errorf("make the directory of programs for names: %w", err)
 	}
 	return nil
 }
@@ -240,3 +271,7 @@ func wordsOf(a netip.Addr) [4]uint32 {
 // NamesByAgent says why answers are left to the agent, "" where the data path
 // reads them itself.
 func (d *Datapath) NamesByAgent() string { return d.names.byAgent }
+
+// NamesMissing says why nothing is learnt from packets at all, and no question is
+// denied, "" if that works.
+func (d *Datapath) NamesMissing() string { return d.names.missing }

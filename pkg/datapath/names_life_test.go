@@ -263,3 +263,22 @@ func TestRulesWithNamesEnd(t *testing.T) {
 	}
 	r.expectOpen(t, "203.0.113.1", 443, false)
 }
+
+// TestNamesWithoutTailCalls: where programs cannot go on in each other, packets of
+// DNS are judged like all others, and what the agent resolves is open.
+func TestNamesWithoutTailCalls(t *testing.T) {
+	r := newNamesRig(t, Options{Names: NameOptions{Off: true, Strict: true}}, namesRule("vault", 443, "vault.example.com"))
+	if r.NamesMissing() == "" {
+		t.Fatal("nothing is missing")
+	}
+	e := ask("evil.example.org", 1)
+	if verdict, reason := e.asked(t, r.rig); verdict != policy.Allow || reason != policy.ReasonResolverAccess {
+		t.Errorf("a question: %s for %s", verdict, reason)
+	}
+	r.learns(t, "vault.example.com", vaultRecord)
+	r.expectOpen(t, "203.0.113.1", 443, false)
+	if err := r.Teach([]Learnt{{Set: r.tables.Sets[0].ID, Address: netip.MustParseAddr("203.0.113.1"), Name: "vault.example.com", Expires: time.Now().Add(time.Hour), By: LearntResolved}}); err != nil {
+		t.Fatal(err)
+	}
+	r.expectOpen(t, "203.0.113.1", 443, true)
+}
