@@ -23,16 +23,30 @@ const askedSetsMax = 16
 type knownNames struct {
 	mu sync.Mutex
 	of map[netip.Addr]string
+	by map[string]int // how many, by who learnt them
 }
 
 func (k *knownNames) set(all []datapath.Learnt) {
 	of := make(map[netip.Addr]string, len(all))
+	by := map[string]int{}
 	for _, l := range all {
 		of[l.Address] = l.Name
+		by[string(l.By)]++
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.of = of
+	k.of, k.by = of, by
+}
+
+// counts returns how many addresses there were at the last sweep, by who learnt
+// them.
+func (k *knownNames) counts() (out []api.NameEvent) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, by := range sortedKeys(k.by) {
+		out = append(out, api.NameEvent{Event: by, Count: uint64(k.by[by])})
+	}
+	return out
 }
 
 func (k *knownNames) name(a netip.Addr) string {
@@ -152,6 +166,7 @@ func (a *Agent) addLearnt(s *api.Status, dp *datapath.Datapath) (problems []stri
 	} {
 		s.NameEvents = append(s.NameEvents, api.NameEvent{Event: more.word, Count: more.count})
 	}
+	s.OpenAddresses = a.known.counts()
 	if why := dp.NamesByAgent(); why != "" {
 		s.Kernel.Degraded = append(s.Kernel.Degraded, "addresses of names are open some milliseconds after their answer: "+why)
 	}

@@ -39,9 +39,12 @@ type Status struct {
 	// NameEvents count what came of questions, answers and addresses of names: by
 	// the words of enum name_event (bpf/vocabulary.h), and what the agent made of
 	// what was left to it ("agent-").
-	NameEvents []NameEvent      `json:"nameEvents,omitempty"`
-	Expiring   []ExpiringRule   `json:"expiring,omitempty"`
-	Settings   SettingsLocation `json:"settings"`
+	NameEvents []NameEvent `json:"nameEvents,omitempty"`
+	// OpenAddresses are those that names have opened, as of the last sweep, by who
+	// learnt them: the words of LearntAddress.By.
+	OpenAddresses []NameEvent      `json:"openAddresses,omitempty"`
+	Expiring      []ExpiringRule   `json:"expiring,omitempty"`
+	Settings      SettingsLocation `json:"settings"`
 }
 
 // State is the health of the agent.

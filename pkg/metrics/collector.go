@@ -100,6 +100,10 @@ func (p page) agent(s *api.Status) {
 	for _, e := range s.NameEvents {
 		p.put(events, float64(e.Count), e.Event)
 	}
+	open := gauge("name_open_addresses", "Addresses that names have opened, as of the last sweep, by who learnt them: inline, answer, resolved or kept.", "learnt")
+	for _, o := range s.OpenAddresses {
+		p.put(open, float64(o.Count), o.Event)
+	}
 	failing := gauge("name_failing", "Is 1 while a name cannot be resolved and keeps the addresses it had.", "name")
 	for _, n := range s.Names {
 		p.put(addresses, float64(len(n.Addresses)), n.Name)
