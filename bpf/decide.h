@@ -87,7 +87,7 @@ static __noinline bool flow_rejudge(struct question *question, struct flow *flow
 	const struct packet *pkt = &question->packet;
 	struct judgement *answer = &question->answer;
 
-	policy_judge(&question->control, pkt, flow->direction, question->ifindex, answer);
+	question_judge(question->slot, JUDGED_PACKET, flow->direction | POLICY_LIVE);
 	if (answer->unlisted && flow->flags & FLOW_UNLISTED) {
 		flow->generation = question->control.generation;
 		return true;
@@ -212,7 +212,7 @@ static __noinline bool decide_by_quoted_flow(context *ctx, struct question *ques
 	if (!flow || flow_is_idle(flow, quoted->protocol))
 		return false;
 	if (!flow_is_current(question, flow)) {
-		policy_judge(&question->control, quoted, flow->direction, question->ifindex, answer);
+		question_judge(question->slot, JUDGED_QUOTED, flow->direction | POLICY_LIVE);
 		if (answer->verdict == VERDICT_DENY)
 			return false;
 	}
@@ -244,12 +244,12 @@ static __noinline bool decide_by_policy(struct question *question)
 	__u32 direction = packet_opener(pkt);
 	bool midstream = packet_is_midstream(pkt);
 
-	policy_judge(&question->control, pkt, direction, question->ifindex, answer);
+	question_judge(question->slot, JUDGED_PACKET, direction);
 	/* By what Enforced would do, so that Audit does not report what would pass. */
 	if (midstream && answer->would_be == VERDICT_DENY) {
 		struct judgement *other = &question->other;
 
-		policy_judge(&question->control, pkt, !direction, question->ifindex, other);
+		question_judge(question->slot, JUDGED_OTHERWISE, !direction);
 		/* Of two denials, the one in the packet's own direction is told. */
 		if (other->unlisted)
 			; /* the port guess says that the member opened it: what it may not open is not excused by a port nobody lists */

@@ -11,7 +11,8 @@
  *   protocol, port -> outcome        what is done, why, and by which rule
  *
  * The order of the steps (failsafe, private path, perimeter, link, rules,
- * mode) is compiled into the spans.
+ * mode) is compiled into the spans. What rules with names allow is asked last, of
+ * what was learnt, and only where nothing else allows.
  */
 #ifndef PERIMETERD_POLICY_H
 #define PERIMETERD_POLICY_H
@@ -23,6 +24,7 @@
 
 #include "clock.h"
 #include "maps.h"
+#include "name_maps.h"
 #include "packet.h"
 #include "prefix.h"
 #include "settings.h"
@@ -239,24 +241,119 @@ static __always_inline __u32 policy_private_path(const struct control *control, 
 	return interface ? interface->private_path[policy_slot(control)][direction & 1] : 0;
 }
 
+/* With the direction: the flow is live, and what opened it may have expired since. */
+#define POLICY_LIVE 2
+
+#define NAMED_END 0	/* no more rules */
+#define NAMED_CLOSED 1	/* this one has not opened the address */
+#define NAMED_OPENED 2	/* it has; the outcome is in the upper half */
+
+/*
+ * Whether the rule with names at `at` has opened the address. Marks that it is in
+ * use, and has no other effect. A global function, like policy_span: it is given
+ * the address in two halves.
+ */
+__noinline __u64 policy_opened(__u32 slot_family_live, __u32 at, __u64 first, __u64 second)
+{
+	__u32 slot = slot_family_live & 1;
+	void *inner = bpf_map_lookup_elem(&name_rules, &slot);
+	struct name_rule *rule = inner ? bpf_map_lookup_elem(inner, &at) : NULL;
+	struct learnt_key key = {
+		.address.word_be = {first, first >> 32, second, second >> 32},
+		.family = slot_family_live >> 8 & 0xff,
+	};
+	struct outcome *outcome;
+	struct learnt *learnt;
+	__u64 now;
+
+	if (!rule || rule->set == 0)
+		return NAMED_END;
+	key.set = rule->set;
+	learnt = bpf_map_lookup_elem(&learnt_addresses, &key);
+	if (!learnt)
+		return NAMED_CLOSED;
+	now = clock_jiffies();
+	if (now >= learnt->expires && !(slot_family_live >> 16 & POLICY_LIVE))
+		return NAMED_CLOSED;
+	outcome = policy_outcome(slot, rule->outcome);
+	if (!outcome || policy_expired(outcome))
+		return NAMED_CLOSED;
+	learnt->used = now;
+	return NAMED_OPENED | (__u64)rule->outcome << 32;
+}
+
+/*
+ * The outcome of the first of the member's rules with names that has opened the
+ * address for the point, or 0. Asks what was learnt, by whomever; `live` as
+ * POLICY_LIVE.
+ */
+__noinline __u32 policy_names(__u32 slot_family_live, __u32 number, __u32 point, __u64 first, __u64 second)
+{
+	__u32 slot = slot_family_live & 1;
+	void *inner = bpf_map_lookup_elem(&members, &slot);
+	struct member *member = inner ? bpf_map_lookup_elem(inner, &number) : NULL;
+	__u64 found;
+
+	if (!member)
+		return 0;
+	found = policy_span(slot, member->names.first, member->names.count, point);
+	if (found == SPAN_MISSING || found == 0)
+		return 0;
+	for (int i = 0; i < NAME_RULES_MAX; i++) {
+		__u64 said = policy_opened(slot_family_live, (__u32)found + i, first, second);
+
+		if ((__u32)said == NAMED_OPENED)
+			return said >> 32;
+		if (said == NAMED_END)
+			break;
+	}
+	return 0;
+}
+
+/* The outcome of the member's rules with names, if it comes before this one; else this one. */
+static __always_inline struct outcome *policy_by_name(__u32 slot, const struct packet *pkt, __u32 direction,
+						      const struct member *member, __u32 number,
+						      struct outcome *outcome, struct judgement *answer)
+{
+	struct outcome *named;
+	__u32 of;
+
+	if ((direction & 1) != DIRECTION_OUTBOUND || outcome->names <= NAMES_ACCESS_RULE ||
+	    !(member->names.first | member->names.count))
+		return outcome;
+	of = policy_names(slot | (__u32)pkt->family << 8 | (direction & POLICY_LIVE) << 16, number,
+			  policy_point(pkt, pkt->peer_port),
+			  pkt->peer.word_be[0] | (__u64)pkt->peer.word_be[1] << 32,
+			  pkt->peer.word_be[2] | (__u64)pkt->peer.word_be[3] << 32);
+	if (of == 0)
+		return outcome;
+	named = policy_outcome(slot, of);
+	if (!named || named->names >= outcome->names)
+		return outcome;
+	answer->outcome = of;
+	return named;
+}
+
 /*
  * Judges the packet as the opener of a flow in `direction`, which need not be
- * the packet's own. Fills all of `answer`.
+ * the packet's own; with POLICY_LIVE, of one that goes on. Fills all of `answer`.
  */
-static __noinline void policy_judge(const struct control *control, const struct packet *pkt, __u32 direction,
-				    __u32 ifindex, struct judgement *answer)
+static __always_inline void policy_judge(const struct control *control, const struct packet *pkt, __u32 direction,
+					 __u32 ifindex, struct judgement *answer)
 {
 	__u32 slot = policy_slot(control);
-	__u16 port = direction == DIRECTION_INBOUND ? pkt->local_port : pkt->peer_port;
+	__u32 live = direction & POLICY_LIVE;
 	struct span_list list;
 	struct outcome *outcome;
 	struct member *member;
 	struct local *local;
 	__u32 private_path, class;
 	__u64 found;
+	__u16 port;
 	void *inner;
 
 	direction &= 1;
+	port = direction == DIRECTION_INBOUND ? pkt->local_port : pkt->peer_port;
 	answer->member = MEMBER_NONE;
 	answer->outcome = 0;
 	answer->verdict = VERDICT_ALLOW;
@@ -312,6 +409,7 @@ static __noinline void policy_judge(const struct control *control, const struct 
 	}
 	if (!outcome)
 		goto incomplete;
+	outcome = policy_by_name(slot, pkt, direction | live, member, answer->member, outcome, answer);
 	if (outcome->member != MEMBER_NONE)
 		answer->member = outcome->member;
 	/* A private endpoint comes right after the failsafe, whatever the rules say. */

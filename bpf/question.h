@@ -19,6 +19,7 @@
 #include "maps.h"
 #include "packet.h"
 #include "policy.h"
+#include "settings.h"
 #include "types.h"
 
 struct question {
@@ -29,6 +30,7 @@ struct question {
 	struct judgement other;	/* of a packet that may be of either direction */
 	struct flow ended;	/* what left its table, to be told of */
 	__u32 ifindex;
+	__u32 slot;		/* enum question_slot: where this is */
 	bool forwarded;		/* came in by another interface, perhaps under other addresses */
 	bool ours;		/* counted here, and not where it came in */
 	bool crossed;		/* has a flow, but is an opening of the other direction */
@@ -71,6 +73,7 @@ static __always_inline struct question *question_open(context *ctx, __u32 slot)
 	if (!question || !question_read_control(&question->control))
 		return NULL;
 	question->ifindex = context_ifindex(ctx);
+	question->slot = slot;
 	question->crossed = false;
 	return question;
 }
@@ -110,6 +113,39 @@ __noinline int question_read_part(context *ctx, __u32 slot, __u32 part)
 		context_frame(ctx, &frame); /* or each way through the link header is verified on through the IP header */
 	}
 	return packet_parse_ip(&frame, part == PART_QUOTED ? &question->quoted : &question->packet);
+}
+
+/* Which packet of a question is judged, and where the answer goes. */
+enum judged {
+	JUDGED_PACKET,		/* `packet`, into `answer` */
+	JUDGED_OTHERWISE,	/* `packet`, into `other` */
+	JUDGED_QUOTED,		/* `quoted`, into `answer` */
+};
+
+/*
+ * policy_judge for a packet of the question in `slot`. A global function, which
+ * the verifier looks at once, and not once for each way to reach it.
+ */
+__noinline int question_judge(__u32 slot, __u32 judged, __u32 direction)
+{
+	struct question *question = bpf_map_lookup_elem(&questions, &slot);
+
+	if (!question)
+		return 0;
+	policy_judge(&question->control, judged == JUDGED_QUOTED ? &question->quoted : &question->packet, direction,
+		     question->ifindex, judged == JUDGED_OTHERWISE ? &question->other : &question->answer);
+	return 0;
+}
+
+#define DNS_PORT 53
+
+/* True for what goes to a resolver or comes from one, as far as ports tell, if there are names to be learnt. */
+static __always_inline bool question_is_dns(const struct question *question, enum reason parsed)
+{
+	const struct packet *pkt = &question->packet;
+
+	return settings.names && question->control.flags & CONTROL_NAMES && parsed == REASON_NONE &&
+	       pkt->protocol == PROTOCOL_UDP && pkt->peer_port == DNS_PORT && pkt->fragment != FRAGMENT_LATER;
 }
 
 /* True for what reading says of a frame whose rest may merely not be at hand yet. */

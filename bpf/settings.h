@@ -31,6 +31,20 @@ struct load_settings {
 	__u64 instance;
 	/* 1: the kernel may hand frames to XDP of which only the beginning is readable (Linux 5.18). */
 	__u32 xdp_frames_in_parts;
+	/* 1: questions to port 53 and answers go through the programs of dns.bpf.c. */
+	__u32 names;
+	/* 1: a member with names may ask for these only. */
+	__u32 dns_strict;
+	/* 1: answers are believed of those in `resolvers` only. */
+	__u32 resolvers_listed;
+	/* Addresses that one set of names may have. */
+	__u32 addresses_per_set;
+	/* How long an address is open at least and at most, and beyond what its answer says, in jiffies. */
+	__u32 name_floor;
+	__u32 name_ceiling;
+	__u32 name_slack;
+	/* Jiffies in a second. */
+	__u32 ticks;
 	/* 1: frames are of a capture, and `replayed` says when and how long they were. */
 	__u32 replay;
 };
@@ -53,6 +67,19 @@ volatile const struct load_settings settings;
 
 /* How many wider classes are asked when one means nothing of its own to a scope. */
 #define PARENTS_MAX 8
+
+/* How many rules with names are asked about one port of one member, and how many sets one name may open. */
+#define NAME_RULES_MAX 64
+#define NAME_SETS_MAX 64
+
+/* What is read of a DNS message in the data path; all else is left to the agent. */
+#define DNS_MESSAGE_MAX 4096
+#define DNS_RECORDS_MAX 256
+#define DNS_POINTERS_MAX 16
+#define DNS_ALIASES_MAX 16
+
+/* How long an answer to a question is waited for, in seconds. */
+#define DNS_PATIENCE 30
 
 /* How many expired rules in a row are stepped over for one packet. */
 #define EXPIRED_MAX 16

@@ -30,6 +30,16 @@ struct shared_types {
 	struct denial_key denial_key;
 	struct denial denial;
 	struct event event;
+	struct name_key name_key;
+	struct name_rule name_rule;
+	struct learnt_key learnt_key;
+	struct learnt learnt;
+	struct learnt_slot learnt_slot;
+	struct named_event named_event;
+	struct name_answer name_answer;
+	enum name_event name_event;
+	enum learnt_by learnt_by;
+	enum outcome_names outcome_names;
 	enum reason reason;
 	enum category category;
 	enum verdict verdict;

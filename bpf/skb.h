@@ -13,6 +13,7 @@
 #include "decide.h"
 #include "handover.h"
 #include "maps.h"
+#include "name_maps.h"
 #include "question.h"
 #include "settings.h"
 #include "types.h"
@@ -56,6 +57,7 @@ static __always_inline bool judged_by_xdp(context *skb, __u32 end)
 static __always_inline int judge_skb(context *skb, __u32 end, enum part part)
 {
 	struct question *question;
+	enum reason parsed;
 
 	if (judged_by_xdp(skb, end))
 		return TC_NEXT;
@@ -67,8 +69,16 @@ static __always_inline int judge_skb(context *skb, __u32 end, enum part part)
 	question->ours = !judged_on_arrival(skb, end);
 	question->arrives = skb->ingress_ifindex == skb->ifindex && skb->ifindex != LOOPBACK &&
 			    skb->pkt_type != PACKET_LOOPBACK;
-	decide(skb, question, question_read(skb, question, QUESTION_PACKET, part, end));
-	return leave(question, context_length(skb)) ? TC_NEXT : TC_DROP;
+	parsed = question_read(skb, question, QUESTION_PACKET, part, end);
+	/* The program goes on in another, or where that is not loaded, here. */
+	if (end == END_FROM && question_is_dns(question, parsed))
+		bpf_tail_call(skb, &dns_programs, DNS_PROGRAM_QUERY);
+	decide(skb, question, parsed);
+	if (!leave(question, context_length(skb)))
+		return TC_DROP;
+	if (end == END_TOWARDS && question_is_dns(question, parsed))
+		bpf_tail_call(skb, &dns_programs, DNS_PROGRAM_ANSWER);
+	return TC_NEXT;
 }
 
 /*

@@ -13,6 +13,9 @@
 
 #include "vocabulary.h"
 
+/* A name has at most 253 characters; a zero ends it. */
+#define NAME_TEXT 256
+
 /* 16 bytes; an IPv4 address is in the first four, the rest zero. */
 struct address {
 	__u32 word_be[4];
@@ -34,6 +37,8 @@ enum control_flag {
 	CONTROL_LOCAL_PREFIXES4 = 2,	/* locals4 alone does not tell: ask local_prefixes4 too */
 	CONTROL_LOCAL_PREFIXES6 = 4,
 	CONTROL_PRIVATE_INTERFACES = 8,	/* some interface is a private endpoint */
+	CONTROL_NAMES = 16,		/* some member's outbound rules have names */
+	CONTROL_NEXT = 32,		/* the other slot holds the generation to come, whole: names are learnt for both */
 };
 
 struct prefix_key4 {
@@ -135,6 +140,7 @@ struct member {
 	__u32 scope[2];			/* whose rules count */
 	struct span_list otherwise4[2];	/* IPv4 peers whose class means nothing to the scope */
 	struct span_list otherwise6[2];
+	struct span_list names;		/* outbound: where in name_rules the rules with names begin; all 0 = none has */
 };
 
 /* What a class of peers means to a scope. */
@@ -152,7 +158,17 @@ struct outcome {
 	__u8 would_be;		/* enum verdict: what Enforced would do */
 	__u8 reason;
 	__u8 category;
-	__u32 pad;
+	__u8 names;		/* enum outcome_names */
+	__u8 pad[3];
+};
+
+/* Which rules with names come before an outcome, and where one stands itself. */
+enum outcome_names {
+	NAMES_NOT_ASKED,	/* what is above all access rules, or one of them */
+	NAMES_ACCESS_RULE,
+	NAMES_RESOLVER,		/* access to resolvers */
+	NAMES_FIREWALL_RULE,	/* of the resource's own rules */
+	NAMES_DEFAULT,
 };
 
 /* An interface of this host. Written by the agent; key: ifindex. */
@@ -168,6 +184,84 @@ struct interface {
 enum interface_flag {
 	INTERFACE_UPLINK = 1,	/* attached: ingress judges the destination's end */
 	INTERFACE_WORKLOAD = 2,	/* attached: ingress judges the source's end */
+};
+
+/*
+ * Names of outbound rules, by name in a trie of prefixes: the text from its last
+ * character on, in lower case, without a trailing dot. An exact name ends with a
+ * zero, a wildcard with the dot that it has in front. The value is a class: which
+ * of the policy's names cover such a name.
+ */
+struct name_key {
+	__u32 length;		/* bits */
+	__u8 text[NAME_TEXT];
+};
+
+/* A rule with names, in the order in which they count for a member. A set of 0 ends the list. */
+struct name_rule {
+	__u64 set;
+	__u32 outcome;
+	__u32 pad;
+};
+
+/* ---- names: written by packets and by the agent; the agent removes what is over ---- */
+
+/*
+ * An address that a set of names has opened. A set is the names of one rule of
+ * one profile or resource; its number is made from these, so it stays while they do.
+ */
+struct learnt_key {
+	__u64 set;
+	struct address address;
+	__u32 family;		/* 4 or 6 */
+	__u32 pad;
+};
+
+struct learnt {
+	__u64 expires;		/* jiffies: from then on it opens no flow */
+	__u64 used;		/* jiffies, of the last flow it opened; 0 = none */
+	__u64 since;		/* jiffies */
+	__u32 slot;		/* in its set */
+	__u32 by;		/* enum learnt_by, of the last time */
+	__u8 name[NAME_TEXT];	/* that was asked for: its end as in name_key, zeros before it */
+};
+
+/* How full a set is. */
+struct learnt_set {
+	__u64 next;		/* slot; counts on, and wraps at the set's limit */
+};
+
+struct learnt_slot {
+	__u64 set;
+	__u32 slot;
+	__u32 pad;
+};
+
+/* A question that a member has asked. LRU; removed by its answer. */
+struct query_key {
+	struct address local;
+	struct address peer;	/* the resolver */
+	__u16 local_port;
+	__u16 id;
+	__u32 family;
+};
+
+struct query {
+	__u64 asked;		/* jiffies */
+	__u32 type;		/* of records */
+	__u32 pad;
+	__u8 name[NAME_TEXT];	/* as in struct learnt */
+};
+
+/* An answer for the agent, in a ring; the message follows. */
+struct name_answer {
+	struct address local;
+	struct address peer;
+	__u32 family;
+	__u32 why;		/* enum name_event: a NAME_LEFT_ one */
+	__u32 type;		/* of records, that were asked for */
+	__u32 length;		/* of the message that follows; of a longer one it is the beginning */
+	__u8 name[NAME_TEXT];
 };
 
 /* ---- flows: written by packets; the agent reads them and removes the idle ---- */
@@ -274,6 +368,12 @@ struct event {
 	__u8 category;
 	__u8 flow_flags;	/* enum flow_flag */
 	__u8 pad[3];
+};
+
+/* A denial with a name, in the same ring as others. */
+struct named_event {
+	struct event event;
+	__u8 name[NAME_TEXT];	/* as in struct learnt; of a question that cannot be read, as far as it can */
 };
 
 /* Denials that repeat one already reported are counted here. */

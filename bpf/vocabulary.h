@@ -53,7 +53,57 @@ enum reason {
 	REASON_SOURCE_ROUTED,	/* names where it really goes behind its header: the destination is not known */
 	REASON_FORGED_SOURCE,	/* from outside, with an address a member has on this host as its source */
 
+	/* Outbound names. The first is the compiled policy's, the others are of dns.strict. */
+	REASON_RESOLVER_ACCESS,	/* a member with names in its rules asks one of the host's resolvers */
+	REASON_QUESTION_NOT_ALLOWED, /* strict: asks for a name that none of the member's rules has */
+	REASON_QUESTION_UNREADABLE, /* strict: to port 53, and no question that can be read */
+
 	REASON_COUNT,
+};
+
+/* Who learnt an address of a name. */
+enum learnt_by {
+	LEARNT_INLINE,		/* the data path, from an answer on its way to a member */
+	LEARNT_ANSWER,		/* the agent, from an answer that the data path could not take */
+	LEARNT_RESOLVED,	/* the agent, which asked itself */
+	LEARNT_KEPT,		/* the agent, which had it from before it was started */
+	LEARNT_BY_COUNT,
+};
+
+/*
+ * What came of questions and answers about names. An answer is counted as one
+ * of answers, opened-nothing, or one of those after them; addresses by themselves.
+ */
+enum name_event {
+	NAME_QUESTIONS,		/* asked by a member for one of its names, and remembered */
+	NAME_ANSWERS,		/* opened the addresses in it */
+	NAME_OPENED_NOTHING,	/* well-formed, and without an address of the name */
+
+	/* Refused: these open nothing. */
+	NAME_NO_FLOW,		/* of no flow that a member opened */
+	NAME_NO_QUESTION,	/* nobody asked this resolver that, with this id */
+	NAME_OTHER_QUESTION,	/* this id asked for something else */
+	NAME_UNLISTED_RESOLVER,	/* not in the settings' dns.trusted */
+	NAME_MALFORMED_HEADER,
+	NAME_MALFORMED_NAME,	/* a label or a name that is too long, or leaves the message */
+	NAME_MALFORMED_POINTER,	/* not to something before it */
+	NAME_MALFORMED_RECORD,	/* a record that leaves the message, or is not as long as its type */
+
+	/* Left to the agent: the data path opens nothing. */
+	NAME_LEFT_TRUNCATED,	/* the rest comes over TCP */
+	NAME_LEFT_TOO_LONG,	/* more than DNS_MESSAGE_MAX bytes, or not all at hand */
+	NAME_LEFT_TOO_DEEP,	/* more pointers, aliases or records than are followed */
+	NAME_LEFT_NOT_READ,	/* this kernel cannot read answers in the data path */
+	NAME_LOST,		/* as well as one of these: the ring to the agent was full */
+
+	/* Addresses. */
+	NAME_ADDRESS_OPENED,
+	NAME_ADDRESS_PROLONGED,
+	NAME_ADDRESS_OTHER_OWNER, /* of a name that was not asked for: not opened */
+	NAME_ADDRESS_UNUSABLE,	/* no host has it: not opened */
+	NAME_ADDRESS_EVICTED,	/* made room for another of its set */
+	NAME_ADDRESS_FULL,	/* no room in the table: not opened */
+	NAME_EVENT_COUNT,
 };
 
 /* NSP's access log categories. Also the index of the decision counters. */

@@ -69,6 +69,8 @@ static __always_inline int judge_xdp(context *xdp, __u32 end)
 	/* TC sees what is not at hand here, and whether a length that cannot be is that of segments. */
 	if (parsed != REASON_NONE && parsed != REASON_NOT_IP)
 		return XDP_PASS;
+	if (question_is_dns(question, parsed))
+		return XDP_PASS; /* names are learnt at TC */
 	decide(xdp, question, parsed);
 	if (!leave(question, context_length(xdp)))
 		return XDP_DROP;

@@ -46,7 +46,7 @@ type command struct {
 // commands is the table, in the order of the help.
 func commands() []command {
 	return []command{
-		statusCommand(), validateCommand(), explainCommand(), replayCommand(), watchCommand(), rulesCommand(), flowsCommand(),
+		statusCommand(), validateCommand(), explainCommand(), replayCommand(), watchCommand(), rulesCommand(), flowsCommand(), namesCommand(),
 		disableCommand(), enableCommand(), versionCommand(),
 	}
 }

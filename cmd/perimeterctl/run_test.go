@@ -93,7 +93,7 @@ func TestNotRunning(t *testing.T) {
 	t.Parallel()
 	socket := filepath.Join(t.TempDir(), "api.sock")
 	for _, args := range [][]string{
-		{"status"}, {"rules"}, {"flows"}, {"watch"},
+		{"status"}, {"rules"}, {"flows"}, {"names"}, {"watch"},
 		{"explain", "--from", "192.0.2.1", "--to", "db", "--port", "icmp"},
 	} {
 		code, out, err := call(t, append(args, "--socket", socket)...)
@@ -162,6 +162,16 @@ func (f *fake) Explain(_ context.Context, q api.Question) (*api.Explanation, err
 			AccessMode: "Enforced", Rule: "partners", RuleAt: "a.yaml:8:13", Generation: 7, Elsewhere: true,
 		}},
 	}, nil
+}
+
+func (f *fake) Names(context.Context) (*api.Names, error) {
+	return &api.Names{Generation: 7, Rules: []api.RuleNames{
+		{Owner: "profile payments/data", Rule: "vault", Written: []string{"*.blob.example.net", "vault.example.com"}, Addresses: []api.LearntAddress{
+			{Name: "a.blob.example.net", Address: netip.MustParseAddr("203.0.113.1"), By: "inline", Since: noon, Expires: noon.Add(time.Minute), Used: noon, Flows: 2},
+			{Name: "vault.example.com", Address: netip.MustParseAddr("2001:db8::1"), By: "resolved", Since: noon, Expires: noon.Add(-time.Minute), Expired: true, Flows: 1},
+		}},
+		{Owner: "resource wiki", Rule: "out", Written: []string{"www.example.org"}},
+	}}, nil
 }
 
 func (f *fake) Rules(context.Context) (*api.Rules, error) {
@@ -325,6 +335,13 @@ resource wiki
 	if _, out, _ := call(t, "rules", "--unused", "-o", "json", socket); strings.Contains(out, "partners") || !strings.Contains(out, "office") {
 		t.Errorf("rules --unused:\n%s", out)
 	}
+	expect(t, exitGood, `
+vault of profile payments/data: *.blob.example.net, vault.example.com
+  a.blob.example.net  203.0.113.1  until 12:01:00    2 flows  last used 12:00:00  inline
+  vault.example.com   2001:db8::1  expired 11:59:00  1 flows  last used never     resolved
+out of resource wiki: www.example.org
+  no address is open
+`, "names", socket)
 	expect(t, exitGood, `
 RESOURCE   LOCAL              PEER                PROTOCOL  STATE        REASON                                  IN       OUT   STARTED
 orders-db  10.20.0.5:5432  ←  198.51.100.7:40000  tcp       established  access-rule partners (in generation 6)  2.0 KiB  17 B  11:59:00

@@ -48,6 +48,9 @@ type Agent struct {
 	files      []*decisionlog.File
 	links      *links.Watcher
 	names      *names.Resolver
+	book       *nameBook
+	answers    *answerStats
+	known      knownNames
 	policies   *policyWatcher
 	reconciler *reconciler
 	swept      *sweepResult
@@ -79,6 +82,7 @@ func (a *Agent) open() error {
 	if a.names, err = newResolver(a); err != nil {
 		return err
 	}
+	a.book, a.answers = newNameBook(s.learntFile()), &answerStats{}
 	if a.log, err = a.openLog(); err != nil {
 		return err
 	}
@@ -102,6 +106,7 @@ func (a *Agent) openLog() (*decisionlog.Log, error) {
 	o := decisionlog.Options{
 		Legend:    func(generation uint32) *compile.Legend { return a.legends.of(generation) },
 		Interface: a.links.Name,
+		Name:      a.nameOf,
 	}
 	for _, sink := range a.settings.Log {
 		to := decisionlog.Sink{Name: sink.name(), Format: sink.Format, To: a.options.Stdout}

@@ -60,6 +60,10 @@ func openEnforcement(a *Agent) (*enforcement, error) {
 		FirstGeneration: a.legends.last() + 1,
 		ClsactOnly:      s.ClsactOnly,
 		XDP:             s.XDP,
+		Names: datapath.NameOptions{
+			Strict: s.DNS.Strict, Trusted: s.DNS.Trusted, Floor: s.DNS.Floor, Ceiling: s.DNS.Ceiling,
+			PerSet: uint32(s.DNS.AddressesPerName), ByAgent: s.DNS.ByAgent,
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the data path: %w", err)
@@ -74,6 +78,8 @@ func openEnforcement(a *Agent) (*enforcement, error) {
 	tasks := []Task{
 		&reader{dp: dp, submit: submit, ready: make(chan struct{})},
 		&sweeper{dp: dp, submit: submit, legends: a.legends, ready: make(chan struct{}), swept: a.swept},
+		&nameKeeper{a: a, dp: dp, ready: make(chan struct{})},
+		&answerReader{a: a, dp: dp, ready: make(chan struct{}), stats: a.answers},
 		&drainer{dp: dp, submit: submit, legends: a.legends, every: s.DenialWindow, ready: make(chan struct{})},
 	}
 	go func() {

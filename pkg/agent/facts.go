@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/perimeterd/perimeterd/pkg/api"
 	"github.com/perimeterd/perimeterd/pkg/datapath"
 	"github.com/perimeterd/perimeterd/pkg/links"
+	"github.com/perimeterd/perimeterd/pkg/names"
 	"github.com/perimeterd/perimeterd/pkg/policy"
 )
 
@@ -18,8 +20,10 @@ func (a *Agent) factsNow(now time.Time, choices []links.Choice) *policy.Facts {
 	f := &policy.Facts{
 		Now:      now,
 		Hostname: a.options.Hostname,
-		Names:    a.names.Addresses(),
 		Failsafe: a.settings.Failsafe,
+
+		Resolvers:   a.resolvers(),
+		StrictNames: a.settings.DNS.Strict,
 	}
 	for _, c := range choices {
 		f.Interfaces = append(f.Interfaces, policy.Interface{
@@ -27,6 +31,23 @@ func (a *Agent) factsNow(now time.Time, choices []links.Choice) *policy.Facts {
 		})
 	}
 	return f
+}
+
+// resolvers are the addresses that this host's members may ask for names. That
+// there are none, or none can be read, the resolver's own status tells.
+func (a *Agent) resolvers() []netip.Addr {
+	servers, err := names.ServersOf(a.settings.DNS.Servers, a.settings.DNS.ResolverConfigure)()
+	if err != nil {
+		return nil
+	}
+	var out []netip.Addr
+	for _, server := range servers {
+		if s, err := netip.ParseAddrPort(server); err == nil && s.Port() == 53 {
+			out = append(out, s.Addr().Unmap().WithZone(""))
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out)
 }
 
 // eachRule calls yield for every rule of a policy, with whose it is.
@@ -60,8 +81,8 @@ func (o owner) String() string {
 	return "profile " + o.perimeter.Name + "/" + o.profile.Name
 }
 
-// namesOf are the names that rules of the policies have, sorted. A nil policy
-// has none.
+// namesOf are the exact names that rules of the policies have, sorted: those that
+// can be asked for. A nil policy has none.
 func namesOf(policies ...*policy.Policy) []string {
 	set := map[string]bool{}
 	for _, p := range policies {
@@ -70,7 +91,9 @@ func namesOf(policies ...*policy.Policy) []string {
 		}
 		eachRule(p, func(_ owner, rule *policy.AccessRule) {
 			for _, name := range rule.FullyQualifiedDomainNames {
-				set[name] = true
+				if !strings.HasPrefix(name, "*") {
+					set[name] = true
+				}
 			}
 		})
 	}

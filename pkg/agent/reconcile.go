@@ -388,11 +388,13 @@ func (r *reconciler) put(p *policy.Policy, facts *policy.Facts) error {
 	}
 	v := r.look()
 	if v.tables != nil && sameTables(v.tables, tables) && sameNames(v.legend, legend) {
+		r.a.teach(v.enforcement.dp, tables)
 		return nil
 	}
 	dp := v.enforcement.dp
 	// After a reboot nothing is in force, and versions go on from what was.
 	before := r.a.legends.of(cmp.Or(dp.Generation(), r.a.legends.last()))
+	r.a.teach(dp, tables)
 	generation, err := dp.Apply(tables, legend, before, r.a.legends.keep)
 	if generation == 0 {
 		return err
@@ -461,7 +463,8 @@ func sameTables(a, b *compile.Tables) bool {
 	return a.StrictHere == b.StrictHere && a.NextExpiry.Equal(b.NextExpiry) &&
 		slices.Equal(a.Locals, b.Locals) && slices.Equal(a.Prefixes4, b.Prefixes4) && slices.Equal(a.Prefixes6, b.Prefixes6) &&
 		slices.Equal(a.ScopeClasses, b.ScopeClasses) && slices.Equal(a.Members, b.Members) && slices.Equal(a.Spans, b.Spans) &&
-		slices.Equal(a.Outcomes, b.Outcomes) &&
+		slices.Equal(a.Outcomes, b.Outcomes) && slices.Equal(a.Names, b.Names) && slices.Equal(a.NameMeanings, b.NameMeanings) &&
+		slices.Equal(a.NameSets, b.NameSets) && slices.Equal(a.NameRules, b.NameRules) &&
 		slices.EqualFunc(a.PrivateEndpoints, b.PrivateEndpoints, func(x, y compile.PrivateEndpoint) bool {
 			return x.Name == y.Name && x.Outcomes == y.Outcomes && slices.Equal(x.Interfaces, y.Interfaces)
 		})

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -64,6 +65,10 @@ type DNS struct {
 	AddressesPerName  int
 	QuestionTimeout   time.Duration
 	ResolverConfigure string // path of resolv.conf
+
+	Trusted []netip.Addr // whose answers are believed; empty = of all whom policy lets a member ask
+	Strict  bool         // members with names may ask for these only
+	ByAgent bool         // answers are not read in the data path
 }
 
 // Socket is where the API is served.
@@ -73,6 +78,7 @@ func (s *Settings) disabledMarker() string { return filepath.Join(s.StateDirecto
 func (s *Settings) lockFile() string       { return filepath.Join(s.StateDirectory, "lock") }
 func (s *Settings) lastGoodFile() string   { return filepath.Join(s.StateDirectory, "last-good.json") }
 func (s *Settings) namesFile() string      { return filepath.Join(s.StateDirectory, "names.json") }
+func (s *Settings) learntFile() string     { return filepath.Join(s.StateDirectory, "learnt.json") }
 func (s *Settings) legendsDir() string     { return filepath.Join(s.StateDirectory, "legends") }
 
 // DefaultSettings returns the settings without a file.

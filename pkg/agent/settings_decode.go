@@ -202,6 +202,8 @@ func (d *settingsDecoder) limits(n *yaml.Node) {
 		"denials":           entries(&l.Denials),
 		"flowRing":          ring(&l.FlowRing),
 		"denialRing":        ring(&l.DenialRing),
+		"learntAddresses":   entries(&l.LearntAddresses),
+		"answerRing":        ring(&l.AnswerRing),
 	})
 }
 
@@ -244,13 +246,35 @@ func (d *settingsDecoder) dns(n *yaml.Node) {
 			})
 		},
 		"minimumInterval":  d.duration(&s.Floor, time.Second, 24*time.Hour),
-		"maximumInterval":  d.duration(&s.Ceiling, time.Second, 30*24*time.Hour),
+		"maximumInterval":  d.duration(&s.Ceiling, time.Second, 20*24*time.Hour),
 		"grace":            d.duration(&s.Grace, 0, 30*24*time.Hour),
 		"timeout":          d.duration(&s.QuestionTimeout, 100*time.Millisecond, time.Minute),
 		"addressesPerName": func(n *yaml.Node) { s.AddressesPerName = int(d.number(n, 1, 100000)) },
+		"strict":           func(n *yaml.Node) { s.Strict = d.choice(n, "strict", "true", "false") == "true" },
+		"inline":           func(n *yaml.Node) { s.ByAgent = d.choice(n, "inline", "true", "false") == "false" },
+		"trusted":          d.trusted,
 	})
 	if s.Floor > s.Ceiling {
 		d.add(n, fmt.Sprintf("minimumInterval %s is more than maximumInterval %s", s.Floor, s.Ceiling), "make it less")
+	}
+}
+
+// trustedMax is how many resolvers the data path can tell (bpf/name_maps.h).
+const trustedMax = 256
+
+func (d *settingsDecoder) trusted(n *yaml.Node) {
+	s := &d.settings.DNS
+	d.each(n, "trusted", func(item *yaml.Node) {
+		text := d.text(item)
+		a, err := netip.ParseAddr(text)
+		if err != nil || a.Zone() != "" {
+			d.add(item, fmt.Sprintf("%q is not the address of a resolver", text), `write one such as "192.0.2.53" or "2001:db8::53"`)
+			return
+		}
+		s.Trusted = append(s.Trusted, a.Unmap())
+	})
+	if len(s.Trusted) > trustedMax {
+		d.add(n, fmt.Sprintf("%d resolvers are trusted", len(s.Trusted)), fmt.Sprintf("write at most %d", trustedMax))
 	}
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -27,10 +28,10 @@ func TestReferenceSettings(t *testing.T) {
 	want := DefaultSettings()
 	want.PolicyOptional = false
 	// What the reference sets to show how.
-	want.File, want.Interfaces, want.Log, want.MetricsListen, want.DNS.Servers = got.File, got.Interfaces, got.Log, got.MetricsListen, got.DNS.Servers
+	want.File, want.Interfaces, want.Log, want.MetricsListen, want.DNS.Servers, want.DNS.Trusted = got.File, got.Interfaces, got.Log, got.MetricsListen, got.DNS.Servers, got.DNS.Trusted
 	// What the data path fills in itself.
 	want.Limits, want.Timeouts = got.Limits, got.Timeouts
-	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(policy.Position{}), cmpopts.IgnoreFields(policy.AccessRule{}, "At")); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(policy.Position{}, netip.Addr{}), cmpopts.IgnoreFields(policy.AccessRule{}, "At")); diff != "" {
 		t.Errorf("the reference does not show the defaults (-default +reference):\n%s", diff)
 	}
 }

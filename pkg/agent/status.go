@@ -42,6 +42,7 @@ func (a *Agent) Status(context.Context) (*api.Status, error) {
 		s.Generation = v.enforcement.dp.Generation()
 		err := v.use(func(dp *datapath.Datapath) error {
 			problems = append(problems, a.addCounters(s, dp)...)
+			problems = append(problems, a.addLearnt(s, dp)...)
 			return nil
 		})
 		if err != nil && !errors.Is(err, api.ErrDisabled) { // disabled a moment ago

@@ -209,8 +209,24 @@ func TestSameTables(t *testing.T) {
 	if !sameTables(tables, again) || !sameNames(legend, named) {
 		t.Error("the same policy and facts make different tables")
 	}
-	if other, _ := compiled(facts("192.0.2.8")); sameTables(tables, other) {
-		t.Error("another address of a name makes the same tables")
+	if other, _ := compiled(facts("192.0.2.8")); !sameTables(tables, other) {
+		t.Error("another address of a name makes other tables: it would be a new generation")
+	}
+	resolvers := facts()
+	resolvers.Resolvers = []netip.Addr{netip.MustParseAddr("192.0.2.53")}
+	if other, _ := compiled(resolvers); sameTables(tables, other) {
+		t.Error("another resolver makes the same tables")
+	}
+	vault := &p.Perimeters[0].Profiles[0].AccessRules
+	for i := range *vault {
+		if names := (*vault)[i].FullyQualifiedDomainNames; len(names) > 0 {
+			before := names[0]
+			names[0] = "*.example.com"
+			if other, _ := compiled(facts()); sameTables(tables, other) {
+				t.Error("another name of a rule makes the same tables")
+			}
+			names[0] = before
+		}
 	}
 	p.Perimeters[0].Profiles[0].AccessRules[0].Description = "new"
 	if _, renamed := compiled(facts("192.0.2.7")); sameNames(legend, renamed) {

@@ -37,6 +37,10 @@ func (f *fake) Explain(_ context.Context, q Question) (*Explanation, error) {
 	return &Explanation{From: netip.MustParseAddr("192.0.2.1"), Answers: []Answer{{Words: fmt.Sprintf("%+v", q), Verdict: "deny"}}}, f.err
 }
 
+func (f *fake) Names(context.Context) (*Names, error) {
+	return &Names{Generation: 3, Rules: []RuleNames{{Rule: "vault"}}}, nil
+}
+
 func (f *fake) Rules(context.Context) (*Rules, error) {
 	return &Rules{Generation: 7, Rules: []Rule{{Name: "partners", Hits: 3}}}, f.err
 }
@@ -105,6 +109,9 @@ func TestRoundTrips(t *testing.T) {
 		t.Errorf("rules: %+v, %v", rules, err)
 	}
 	filter := FlowFilter{Resource: "db", Peer: netip.MustParsePrefix("198.51.100.0/24"), State: "opening", Limit: 5}
+	if names, err := c.Names(ctx); err != nil || names.Rules[0].Rule != "vault" {
+		t.Errorf("names: %+v, %v", names, err)
+	}
 	flows, err := c.Flows(ctx, filter)
 	if err != nil || f.flow != filter || flows.Flows[0].Local.Port() != 5432 {
 		t.Errorf("flows: %+v, %v, filter %+v", flows, err, f.flow)

@@ -53,6 +53,11 @@ func (c *Client) Rules(ctx context.Context) (*Rules, error) {
 	return ask[Rules](ctx, c, http.MethodGet, "/v1/rules", nil, nil)
 }
 
+// Names asks for what names have opened.
+func (c *Client) Names(ctx context.Context) (*Names, error) {
+	return ask[Names](ctx, c, http.MethodGet, "/v1/names", nil, nil)
+}
+
 // Flows asks for the allowed flows.
 func (c *Client) Flows(ctx context.Context, f FlowFilter) (*Flows, error) {
 	query := url.Values{"resource": {f.Resource}, "state": {f.State}, "peer": {peerQuery(f.Peer)}, "limit": {strconv.Itoa(f.Limit)}}

@@ -26,6 +26,7 @@ type Agent interface {
 	Explain(context.Context, Question) (*Explanation, error)
 	Rules(context.Context) (*Rules, error)
 	Flows(context.Context, FlowFilter) (*Flows, error)
+	Names(context.Context) (*Names, error)
 	Subscribe(decisionlog.SubscribeOptions) (*decisionlog.Subscription, error)
 	Disable(context.Context) (*Switched, error)
 	Enable(context.Context) (*Switched, error)
@@ -157,6 +158,9 @@ func (s *Server) Handler() http.Handler {
 	}))
 	mux.HandleFunc("GET /v1/rules", answer(func(r *http.Request) (any, error) {
 		return s.agent.Rules(r.Context())
+	}))
+	mux.HandleFunc("GET /v1/names", answer(func(r *http.Request) (any, error) {
+		return s.agent.Names(r.Context())
 	}))
 	mux.HandleFunc("GET /v1/flows", answer(func(r *http.Request) (any, error) {
 		f, err := flowFilter(r)

@@ -29,15 +29,22 @@ type Status struct {
 	Failsafe   []Failsafe  `json:"failsafe"`
 	Kernel     Kernel      `json:"kernel"`
 
-	Flows     int              `json:"flows"`
-	Fragments Fragments        `json:"fragments"`
-	Packets   []PacketCount    `json:"packets,omitempty"`
-	Decisions []DecisionCount  `json:"decisions,omitempty"`
-	Losses    []Loss           `json:"losses"`
-	Sinks     []Sink           `json:"sinks,omitempty"`
-	Names     []Name           `json:"names,omitempty"`
-	Expiring  []ExpiringRule   `json:"expiring,omitempty"`
-	Settings  SettingsLocation `json:"settings"`
+	Flows     int             `json:"flows"`
+	Fragments Fragments       `json:"fragments"`
+	Packets   []PacketCount   `json:"packets,omitempty"`
+	Decisions []DecisionCount `json:"decisions,omitempty"`
+	Losses    []Loss          `json:"losses"`
+	Sinks     []Sink          `json:"sinks,omitempty"`
+	Names     []Name          `json:"names,omitempty"`
+	// NameEvents count what came of questions, answers and addresses of names: by
+	// the words of enum name_event (bpf/vocabulary.h), and what the agent made of
+	// what was left to it ("agent-").
+	NameEvents []NameEvent `json:"nameEvents,omitempty"`
+	// OpenAddresses are those that names have opened, as of the last sweep, by who
+	// learnt them: the words of LearntAddress.By.
+	OpenAddresses []NameEvent      `json:"openAddresses,omitempty"`
+	Expiring      []ExpiringRule   `json:"expiring,omitempty"`
+	Settings      SettingsLocation `json:"settings"`
 }
 
 // State is the health of the agent.
@@ -170,6 +177,40 @@ type Name struct {
 	Next      time.Time    `json:"next,omitzero"`
 	Error     string       `json:"error,omitempty"`
 	Dropped   int          `json:"dropped,omitempty"`
+}
+
+// NameEvent counts one kind of thing that happened with names.
+type NameEvent struct {
+	Event string `json:"event"`
+	Count uint64 `json:"count"`
+}
+
+// Names is what names of outbound rules have opened.
+type Names struct {
+	Generation uint32 `json:"generation"`
+	// ByAgent says why answers are left to the agent; "" = the data path reads them.
+	ByAgent string      `json:"byAgent,omitempty"`
+	Rules   []RuleNames `json:"rules"`
+}
+
+// RuleNames is the names of one or more rules with the same ones.
+type RuleNames struct {
+	Owner     string          `json:"owner"` // "profile PERIMETER/PROFILE" or "resource NAME"
+	Rule      string          `json:"rule"`
+	Written   []string        `json:"names"`
+	Addresses []LearntAddress `json:"addresses,omitempty"`
+}
+
+// LearntAddress is an address that a name has opened.
+type LearntAddress struct {
+	Name    string     `json:"name"` // that was asked for
+	Address netip.Addr `json:"address"`
+	By      string     `json:"learnt"` // inline, answer, resolved or kept
+	Since   time.Time  `json:"since"`
+	Expires time.Time  `json:"expires"`
+	Expired bool       `json:"expired,omitempty"` // and kept for the flows it has opened
+	Used    time.Time  `json:"used,omitzero"`     // when it opened a flow last
+	Flows   int        `json:"flows"`             // outbound ones to it, by whatever rule
 }
 
 // ExpiringRule is a rule that ends by itself.

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -29,6 +30,8 @@ func Compile(p *policy.Policy, facts *policy.Facts) (*Tables, *Legend, error) {
 		classes:     newClasses(),
 		spans:       newSpanTable(),
 		outcomes:    newOutcomeTable(),
+		names:       newNamesTable(),
+		resolvers:   resolverPrefixes(facts),
 		scopeIDs:    map[string]uint32{},
 		connections: map[string][]connection{},
 		standings:   make([]standing, len(p.Resources)),
@@ -53,6 +56,9 @@ func Compile(p *policy.Policy, facts *policy.Facts) (*Tables, *Legend, error) {
 	}
 	for i := range b.classes.all {
 		b.tables.Parents = append(b.tables.Parents, b.classes.all[i].parent)
+	}
+	if err := errors.Join(b.failed, b.addNameTables()); err != nil {
+		return nil, nil, err
 	}
 	b.finish()
 	return b.tables, b.legend, nil
@@ -85,6 +91,10 @@ type builder struct {
 
 	spans    *spanTable
 	outcomes *outcomeTable
+
+	names     *namesTable
+	resolvers []netip.Prefix // what access to resolvers means
+	failed    error          // of a step that goes on
 
 	scratch
 }
@@ -189,7 +199,8 @@ func (b *builder) scopeOf(r *policy.Resource, s standing, direction policy.Direc
 	id, ok := b.scopeIDs[key]
 	if !ok {
 		id = uint32(len(b.scopes))
-		b.scopes = append(b.scopes, scope{direction: direction, items: b.layerItems(r, s, direction)})
+		items, named := splitNames(b.layerItems(r, s, direction))
+		b.scopes = append(b.scopes, scope{direction: direction, items: items, named: named})
 		b.scopeIDs[key] = id
 	}
 	return id

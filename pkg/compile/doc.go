@@ -15,6 +15,7 @@
 //	classes.go    ways to be covered by lists
 //	meanings.go   what a class means to a scope
 //	flatten.go    from what matches to one answer for each port
+//	names.go      which names open which addresses, and for whom
 //	multicast.go  one answer for several members
 //	spans.go      answers, each stored once
 //	legend.go     what the numbers stand for

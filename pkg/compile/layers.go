@@ -17,8 +17,9 @@ const (
 	layerSamePerimeter
 	layerLinkedPerimeter
 	layerAccessRules
-	layerFirewall // the resource's own rules, where they decide
-	layerDefault  // what matches nothing
+	layerResolvers // of members whose rules have names
+	layerFirewall  // the resource's own rules, where they decide
+	layerDefault   // what matches nothing
 )
 
 // item is one thing that may say something about a packet: in its layer, for
@@ -29,14 +30,18 @@ type item struct {
 	lists   []listID // of peers in any of these
 	ports   []policy.Ports
 	outcome Outcome
+
+	names []string // of peers that these have opened, and nothing else
+	set   uint64   // of these names
 }
 
 // scope is all that decides for members with the same policy in one direction.
 type scope struct {
 	direction policy.Direction
 	items     []item
-	asks      []ask // by list: which items name it
-	always    []int // the items of every peer
+	asks      []ask  // by list: which items name it
+	always    []int  // the items of every peer
+	named     []item // the rules with names; they are not in items
 
 	assembly *assembly // of a scope that stands for several members at once; then items is empty
 }
@@ -105,9 +110,10 @@ func (b *builder) layerItems(r *policy.Resource, s standing, direction policy.Di
 				outcome: Outcome{Reason: policy.ReasonLinkedPerimeter, Rule: l.name}})
 		}
 		b.addRules(add, layerAccessRules, policy.ReasonAccessRule, s.profile.AccessRules, direction)
+		items = b.numberSets(items, "profile "+profileName(s.perimeter.Name, s.profile.Name))
 	}
 	b.addDefault(add, r, s.mode(), direction)
-	return items
+	return b.addResolverAccess(b.numberSets(items, "resource "+r.Name))
 }
 
 // addDefault adds what decides when no step before did: the mode, the
@@ -154,7 +160,7 @@ func (b *builder) addRules(add func(item), at layer, reason policy.Reason, rules
 		if !rule.Expires.IsZero() && (b.tables.NextExpiry.IsZero() || rule.Expires.Before(b.tables.NextExpiry)) {
 			b.tables.NextExpiry = rule.Expires
 		}
-		add(item{layer: at, lists: b.selectorLists(rule), ports: rule.Ports,
+		add(item{layer: at, lists: b.selectorLists(rule), ports: rule.Ports, names: rule.FullyQualifiedDomainNames,
 			outcome: Outcome{Reason: reason, Rule: rule.Name, Expires: rule.Expires}})
 	}
 }
@@ -174,9 +180,6 @@ func (b *builder) selectorLists(rule *policy.AccessRule) []listID {
 	}
 	for _, tag := range rule.ServiceTags {
 		out = append(out, b.lists.ofPrefixes(b.policy.ServiceTags[tag]))
-	}
-	if len(rule.FullyQualifiedDomainNames) > 0 {
-		out = append(out, b.lists.ofPrefixes(prefixesOfNames(rule.FullyQualifiedDomainNames, b.facts)))
 	}
 	return out
 }

@@ -5,8 +5,6 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"slices"
-
-	"github.com/perimeterd/perimeterd/pkg/policy"
 )
 
 // listID numbers a prefix list, from 1: the peers that one selector means.
@@ -233,17 +231,4 @@ func sameSet(a, b []netip.Prefix) bool {
 	return slices.Equal(a, b) || slices.Equal(
 		slices.SortedFunc(slices.Values(a), comparePrefixes),
 		slices.SortedFunc(slices.Values(b), comparePrefixes))
-}
-
-// prefixesOfNames returns the addresses of fully qualified domain names, as
-// prefixes.
-func prefixesOfNames(names []string, facts *policy.Facts) []netip.Prefix {
-	var out []netip.Prefix
-	for _, name := range names {
-		for _, a := range facts.Names[name] {
-			a = a.Unmap().WithZone("")
-			out = append(out, netip.PrefixFrom(a, a.BitLen()))
-		}
-	}
-	return out
 }

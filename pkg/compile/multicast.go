@@ -34,7 +34,8 @@ func (b *builder) addMulticast() {
 	}
 	here = b.byName(here)
 	number := memberOf(here[0])
-	if len(here) > 1 {
+	// Names open no way to many at once: what stands for several members has none.
+	if len(here) > 1 || len(b.scopes[b.tables.Members[number].Scope[policy.Outbound]].named) > 0 {
 		number = b.addTogether(here)
 	}
 	none, all := Outcome{}, Outcome{Member: number}

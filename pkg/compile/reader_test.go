@@ -21,6 +21,13 @@ type reader struct {
 	locals  bart.Table[compile.Local]
 	classes bart.Table[uint32]
 	meaning map[[2]uint32]compile.SpanList // by scope and class
+	learnt  map[uint32]map[opened]bool     // by scope
+}
+
+// opened is an address that a set of names has opened.
+type opened struct {
+	set     uint64
+	address netip.Addr
 }
 
 // read compiles a policy and checks what holds of all tables.
@@ -38,6 +45,7 @@ func read(t *testing.T, p *policy.Policy, facts *policy.Facts) *reader {
 	for _, s := range tables.ScopeClasses {
 		r.meaning[[2]uint32{s.Scope, s.Class}] = s.Meaning
 	}
+	r.learn(facts)
 	return r
 }
 
@@ -108,6 +116,15 @@ func checkForm(t *testing.T, tables *compile.Tables) {
 			whole("a member's otherwise for IPv6", m.Otherwise6[direction], len(tables.Outcomes))
 		}
 	}
+	for i, m := range tables.Members {
+		whole("a member's rules with names", m.Names, len(tables.NameRules))
+		if i > 0 && len(tables.NameRules) == 0 {
+			t.Error("there is no empty list of rules with names")
+		}
+	}
+	if rules := tables.NameRules; rules[0].Set != 0 || rules[len(rules)-1].Set != 0 {
+		t.Errorf("rules with names begin with %v and end with %v", rules[0], rules[len(rules)-1])
+	}
 	for i, o := range tables.Outcomes {
 		// The kernel steps over no more (EXPIRED_MAX).
 		for steps := 0; !o.Expires.IsZero(); steps++ {
@@ -136,6 +153,64 @@ func (r *reader) span(list compile.SpanList, protocol uint8, port uint16) uint32
 		}
 	}
 	return value
+}
+
+// learn opens what the facts say of names, for each scope, as an answer would.
+func (r *reader) learn(facts *policy.Facts) {
+	r.learnt = map[uint32]map[opened]bool{}
+	for asked, addresses := range facts.Names {
+		var class uint32
+		longest := -1
+		for _, n := range r.tables.Names { // the longest name that covers it
+			if policy.NameCovers(n.Name, asked) {
+				length := len(n.Name)
+				if n.Name == asked {
+					length = 1000
+				}
+				if length > longest {
+					class, longest = n.Class, length
+				}
+			}
+		}
+		if longest < 0 {
+			continue
+		}
+		for _, m := range r.tables.NameMeanings {
+			if m.Class != class {
+				continue
+			}
+			if r.learnt[m.Scope] == nil {
+				r.learnt[m.Scope] = map[opened]bool{}
+			}
+			for _, set := range r.tables.NameSets[m.Meaning.First : m.Meaning.First+m.Meaning.Count] {
+				for _, a := range addresses {
+					r.learnt[m.Scope][opened{set, a}] = true
+				}
+			}
+		}
+	}
+}
+
+// byName is the outcome of the first of the member's rules with names that has
+// opened the peer's address; false if none has.
+func (r *reader) byName(m *compile.Member, pkt reference.Packet, at time.Time) (compile.Outcome, bool) {
+	for i := r.span(m.Names, pkt.Protocol, pkt.PeerPort); r.tables.NameRules[i].Set != 0; i++ {
+		rule := r.tables.NameRules[i]
+		outcome := r.tables.Outcomes[rule.Outcome]
+		if r.learnt[m.Scope[out]][opened{rule.Set, pkt.Peer}] && (outcome.Expires.IsZero() || at.Before(outcome.Expires)) {
+			return outcome, true
+		}
+	}
+	return compile.Outcome{}, false
+}
+
+// before is how early a rule of this reason counts, of those that names may come
+// before; 0 for what they may not.
+func before(reason policy.Reason) int {
+	return 1 + slices.Index([]policy.Reason{
+		policy.ReasonAccessRule, policy.ReasonResolverAccess, policy.ReasonFirewallRule,
+		policy.ReasonNoAccessRule, policy.ReasonSecuredByPerimeter, policy.ReasonNoFirewallRule, policy.ReasonPublicAccessEnabled,
+	}, reason)
 }
 
 // class is that of a peer. bart does not take IPv4-mapped addresses for IPv6.
@@ -198,6 +273,11 @@ func (r *reader) judge(direction policy.Direction, pkt reference.Packet, at time
 	outcome := r.tables.Outcomes[r.span(list, pkt.Protocol, port)]
 	for !outcome.Expires.IsZero() && !at.Before(outcome.Expires) {
 		outcome = r.tables.Outcomes[outcome.After]
+	}
+	if direction == out && before(outcome.Reason) > 1 {
+		if named, ok := r.byName(&m, pkt, at); ok && before(named.Reason) < before(outcome.Reason) {
+			outcome = named
+		}
 	}
 	if outcome.Member != 0 {
 		member = outcome.Member

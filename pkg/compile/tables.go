@@ -27,6 +27,18 @@ type Tables struct {
 	Spans    []Span
 	Outcomes []Outcome // by outcome number; index 0 is unused
 
+	// Names gives every name that a rule has its class. Sorted by name.
+	Names []NameClass
+	// NameMeanings says which of NameSets, as a piece of it, a name of a class
+	// opens for a scope. Sorted.
+	NameMeanings []ScopeClass
+	NameSets     []uint64
+	// NameRules holds lists of rules with names, each ended by one of set 0. The
+	// one at 0 is empty. Member.Names points into it.
+	NameRules []NameRule
+	// Sets tells what the numbers in NameSets stand for. Sorted by ID.
+	Sets []NameSet
+
 	// StrictHere: a strict resource lives on this host, so what cannot even be
 	// attributed is dropped.
 	StrictHere bool
@@ -62,6 +74,9 @@ type ScopeClass struct {
 type Member struct {
 	Scope                  [2]uint32
 	Otherwise4, Otherwise6 [2]SpanList
+	// Names says by port of the peer which list in NameRules is asked, outbound,
+	// where nothing else allows.
+	Names SpanList
 }
 
 // SpanList is a piece of Tables.Spans that covers every protocol and port. With

@@ -86,12 +86,13 @@ func TestKernelAgreesWithReference(t *testing.T) {
 	}
 	t.Logf("seed %d: run again with -seed=%d", seed, seed)
 
-	var cases, denied, tracked int
+	var cases, denied, tracked, byName, byResolver int
 	var tracker *reference.Tracker
 	for i := range *policiesFlag {
 		source := rand.New(rand.NewPCG(seed, uint64(i)))
 		p, facts := randompolicy.Policy(source, randompolicy.Typical())
 		legend := r.apply(t, p, &facts)
+		withNames := rulesWithNames(p)
 		evaluator := reference.New(p, facts)
 		if tracker == nil || i%2 == 0 {
 			tracker = reference.NewTracker(evaluator)
@@ -140,6 +141,12 @@ func TestKernelAgreesWithReference(t *testing.T) {
 					}
 				}
 				cases++
+				if fresh && want.Direction == policy.Outbound && withNames[want.Rule] {
+					byName++
+				}
+				if want.Reason == policy.ReasonResolverAccess {
+					byResolver++
+				}
 				if got == policy.Deny {
 					denied++
 				}
@@ -153,10 +160,31 @@ func TestKernelAgreesWithReference(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	t.Logf("%d packets against %d policies: %d denied, %d by the memory of earlier ones", cases, *policiesFlag, denied, tracked)
-	if denied < cases/20 || denied > cases*19/20 || tracked < cases/50 {
-		t.Errorf("too one-sided to tell anything: %d of %d denied, %d tracked", denied, cases, tracked)
+	t.Logf("%d packets against %d policies: %d denied, %d by the memory of earlier ones, %d by names, %d to resolvers", cases, *policiesFlag, denied, tracked, byName, byResolver)
+	if denied < cases/20 || denied > cases*19/20 || tracked < cases/50 || byName < cases/1000 {
+		t.Errorf("too one-sided to tell anything: %d of %d denied, %d tracked, %d by names", denied, cases, tracked, byName)
 	}
+}
+
+// rulesWithNames are the names of the rules that name peers by their names.
+func rulesWithNames(p *policy.Policy) map[string]bool {
+	out := map[string]bool{}
+	note := func(rules []policy.AccessRule) {
+		for _, rule := range rules {
+			if len(rule.FullyQualifiedDomainNames) > 0 {
+				out[rule.Name] = true
+			}
+		}
+	}
+	for _, perimeter := range p.Perimeters {
+		for _, profile := range perimeter.Profiles {
+			note(profile.AccessRules)
+		}
+	}
+	for _, resource := range p.Resources {
+		note(resource.Firewall)
+	}
+	return out
 }
 
 // answerTo is what the other end would send back.
@@ -206,7 +234,7 @@ func TestVocabularyIsComplete(t *testing.T) {
 	}
 	for _, reason := range []policy.Reason{
 		policy.ReasonFailsafe, policy.ReasonPrivatePath, policy.ReasonSamePerimeter, policy.ReasonLinkedPerimeter,
-		policy.ReasonAccessRule, policy.ReasonNoAccessRule, policy.ReasonSecuredByPerimeter, policy.ReasonPublicAccessDisabled,
+		policy.ReasonAccessRule, policy.ReasonResolverAccess, policy.ReasonNoAccessRule, policy.ReasonSecuredByPerimeter, policy.ReasonPublicAccessDisabled,
 		policy.ReasonFirewallRule, policy.ReasonNoFirewallRule, policy.ReasonPublicAccessEnabled,
 		reference.ReasonUngoverned, reference.ReasonEstablished, reference.ReasonRelated,
 	} {

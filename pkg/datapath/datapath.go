@@ -31,9 +31,12 @@ type Datapath struct {
 	options Options
 	objects perimeterObjects
 	xdp     xdpLayer
+	names   namePrograms
 	inner   map[string]*ebpf.MapSpec // templates of the generations' tables, by outer map
 	words   *vocabulary
 	clock   clock
+
+	instance uint64 // of the settings
 
 	mu          sync.Mutex // everything below, and the order of changes to the kernel's maps
 	inForce     *generation
@@ -68,8 +71,11 @@ func Open(options Options) (*Datapath, error) {
 	if err != nil {
 		return nil, errors.Join(err, d.clock.Close())
 	}
+	if err := d.loadNames(settings); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
 	d.xdp = d.loadXDP(settings)
-	if err := d.adopt(); err != nil {
+	if err := errors.Join(d.adopt(), d.forgetPrograms()); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
@@ -80,7 +86,8 @@ func Open(options Options) (*Datapath, error) {
 func newDatapath(options Options, spec *ebpf.CollectionSpec) (*Datapath, error) {
 	options.Limits = options.Limits.withDefaults()
 	options.Timeouts = options.Timeouts.withDefaults()
-	if err := errors.Join(options.Limits.check(), options.Timeouts.check()); err != nil {
+	options.Names = options.Names.withDefaults()
+	if err := errors.Join(options.Limits.check(), options.Timeouts.check(), options.Names.check()); err != nil {
 		return nil, err
 	}
 	// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK.
@@ -99,6 +106,11 @@ func newDatapath(options Options, spec *ebpf.CollectionSpec) (*Datapath, error) 
 		"opening6":      options.Limits.OpeningFlows6,
 		"flow_events":   options.Limits.FlowRing,
 		"denial_events": options.Limits.DenialRing,
+
+		"learnt_addresses": options.Limits.LearntAddresses,
+		"learnt_slots":     options.Limits.LearntAddresses,
+		"learnt_sets":      options.Limits.LearntAddresses,
+		"name_answers":     options.Limits.AnswerRing,
 	} {
 		spec.Maps[name].MaxEntries = size
 	}
@@ -162,7 +174,7 @@ func explainLoad(err error) error {
 }
 
 // unpinned are the maps that belong to one load and not to the host.
-var unpinned = []string{"questions"}
+var unpinned = []string{"questions", "dns_scratch", "dns_programs"}
 
 // load loads the programs for TC, and returns the settings they were loaded with.
 func (d *Datapath) load(spec *ebpf.CollectionSpec) (perimeterLoadSettings, error) {
@@ -173,11 +185,22 @@ func (d *Datapath) load(spec *ebpf.CollectionSpec) (perimeterLoadSettings, error
 	settings.WakeAt = min(spec.Maps["flow_events"].MaxEntries, spec.Maps["denial_events"].MaxEntries) / 4
 	var lot [8]byte
 	rand.Read(lot[:]) // never fails
-	settings.Instance = binary.NativeEndian.Uint64(lot[:])
+	d.instance = binary.NativeEndian.Uint64(lot[:])
+	settings.Instance = d.instance
+	d.setNames(&settings)
 	if err := spec.Variables["settings"].Set(settings); err != nil {
 		return perimeterLoadSettings{}, fmt.Errorf("set the programs' settings: %w", err)
 	}
 	err := spec.LoadAndAssign(&d.objects, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: d.root}})
+	if err != nil && settings.Names != 0 && !errors.Is(err, unix.EPERM) {
+		// Perhaps this kernel has no tail calls in programs with functions: all else works without.
+		d.names.missing = "learning names from packets needs tail calls in programs with functions (Linux 6.0 on arm64): " + err.Error()
+		settings.Names = 0
+		if err := spec.Variables["settings"].Set(settings); err != nil {
+			return perimeterLoadSettings{}, fmt.Errorf("set the programs' settings: %w", err)
+		}
+		err = spec.LoadAndAssign(&d.objects, &ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: d.root}})
+	}
 	if err != nil {
 		return perimeterLoadSettings{}, fmt.Errorf("load the programs: %w", explainLoad(err))
 	}
@@ -234,7 +257,14 @@ func (d *Datapath) adopt() error {
 		if err != nil {
 			return err
 		}
-		d.inForce = &generation{number: control.Generation, flags: control.Flags, since: now.jiffies}
+		// What a process that ended in the middle of a change has announced will not be.
+		flags := control.Flags &^ uint32(perimeterControlFlagCONTROL_NEXT)
+		d.inForce = &generation{number: control.Generation, flags: flags, since: now.jiffies}
+		if flags != control.Flags {
+			if err := d.withdraw(); err != nil {
+				return err
+			}
+		}
 	}
 	if err := d.adoptDenials(); err != nil {
 		return err
@@ -251,7 +281,7 @@ func (d *Datapath) Close() error {
 		return nil
 	}
 	d.closed = true
-	errs := []error{d.objects.Close(), d.xdp.programs.Close(), d.clock.Close()}
+	errs := []error{d.objects.Close(), d.xdp.programs.Close(), d.names.Close(), d.clock.Close()}
 	for _, table := range d.denials {
 		if table != nil {
 			errs = append(errs, table.Close())
@@ -305,10 +335,13 @@ func (d *Datapath) apply(tables *compile.Tables, legend, previous *compile.Legen
 	if err := d.install(next); err != nil {
 		return 0, errors.Join(fmt.Errorf("install generation %d: %w", number, err), next.release())
 	}
+	if err := errors.Join(d.announce(next), d.carryNames(tables)); err != nil {
+		return 0, errors.Join(fmt.Errorf("carry the addresses of names over to generation %d: %w", number, err), d.withdraw(), next.release())
+	}
 	legend.PutInForce(number, previous)
 	if keep != nil {
 		if err := keep(legend); err != nil {
-			return 0, errors.Join(fmt.Errorf("keep the names of generation %d: %w", number, err), next.release())
+			return 0, errors.Join(fmt.Errorf("keep the names of generation %d: %w", number, err), d.withdraw(), next.release())
 		}
 	}
 	if err := d.writeControl(next); err != nil {
@@ -316,7 +349,7 @@ func (d *Datapath) apply(tables *compile.Tables, legend, previous *compile.Legen
 	}
 	old := d.inForce
 	d.inForce = next
-	if err := d.retire(old); err != nil {
+	if err := errors.Join(d.retire(old), d.forgetSets(tables.NameSets)); err != nil {
 		return number, fmt.Errorf("free what generation %d needed: %w", number-1, err)
 	}
 	return number, nil

@@ -50,4 +50,6 @@ type Event struct {
 	PacketsTowards, BytesTowards uint64
 	PacketsFrom, BytesFrom       uint64
 	Midstream                    bool // picked up without its opening packet
+	// Name is what a denied question asked for; "" for all else.
+	Name string
 }

@@ -33,7 +33,10 @@ func shownPorts(protocol uint8, local, peer uint16) (uint16, uint16) {
 	return local, peer
 }
 
-const eventSize = int(unsafe.Sizeof(perimeterEvent{}))
+const (
+	eventSize      = int(unsafe.Sizeof(perimeterEvent{}))
+	namedEventSize = int(unsafe.Sizeof(perimeterNamedEvent{}))
+)
 
 // decodeEvent reads a record of a ring. boot is when the host booted.
 func (v *vocabulary) decodeEvent(raw []byte, boot time.Time, out *Event) bool {
@@ -67,6 +70,11 @@ func (v *vocabulary) decodeEvent(raw []byte, boot time.Time, out *Event) bool {
 		out.Started = boot.Add(time.Duration(e.Started)).Round(0)
 		out.PacketsTowards, out.PacketsFrom = e.Packets[0], e.Packets[1]
 		out.BytesTowards, out.BytesFrom = e.Bytes[0], e.Bytes[1]
+	}
+	if len(raw) >= namedEventSize { // struct named_event
+		var text nameText
+		copy(text[:], raw[eventSize:])
+		out.Name = nameOf(text)
 	}
 	return true
 }

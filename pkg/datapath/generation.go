@@ -73,6 +73,7 @@ func (d *Datapath) build(number uint32, tables *compile.Tables) (g *generation, 
 			d.buildMembers(g),
 			d.buildSpans(g),
 			d.buildOutcomes(g, now),
+			d.buildNames(g),
 		)
 	})
 	return g, group.Wait()
@@ -255,6 +256,7 @@ func (d *Datapath) buildMembers(g *generation) error {
 	for i, m := range g.tables.Members {
 		v := &values[i]
 		v.Scope = m.Scope
+		v.Names = spanList(m.Names)
 		for direction := range m.Scope {
 			v.Otherwise4[direction] = spanList(m.Otherwise4[direction])
 			v.Otherwise6[direction] = spanList(m.Otherwise6[direction])
@@ -286,6 +288,7 @@ func (d *Datapath) buildOutcomes(g *generation, now moment) error {
 		values[i] = perimeterOutcome{
 			After: o.After, Member: o.Member,
 			Verdict: uint8(o.Verdict), WouldBe: uint8(o.WouldBe), Reason: reason, Category: number,
+			Names: outcomeNames(o.Reason),
 		}
 		if !o.Expires.IsZero() {
 			values[i].Expires = now.jiffiesAt(o.Expires)
@@ -303,6 +306,7 @@ func (d *Datapath) outerMaps() map[string]*ebpf.Map {
 		"prefixes4": m.Prefixes4, "prefix_runs4": m.PrefixRuns4, "prefix_hosts4": m.PrefixHosts4, "prefix_marks4": m.PrefixMarks4,
 		"prefixes6": m.Prefixes6, "prefix_hosts6": m.PrefixHosts6, "prefix_marks6": m.PrefixMarks6,
 		"scope_classes": m.ScopeClasses, "class_parents": m.ClassParents, "members": m.Members, "spans": m.Spans, "outcomes": m.Outcomes,
+		"name_classes": m.NameClasses, "name_meanings": m.NameMeanings, "name_sets": m.NameSets, "name_rules": m.NameRules,
 	}
 }
 

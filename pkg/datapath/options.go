@@ -24,6 +24,9 @@ type Options struct {
 	// XDP says whether packets that come in are judged at XDP already.
 	// Optional, defaults to XDPOff.
 	XDP XDPMode
+	// Names says how addresses of names are learnt. Optional; zero fields have
+	// defaults.
+	Names NameOptions
 }
 
 // Limits are sizes, in entries or bytes.
@@ -35,6 +38,8 @@ type Limits struct {
 	Denials           uint32 // repeated denials told apart, default 32768
 	FlowRing          uint32 // bytes, a power of two of at least a page; default 8 MiB
 	DenialRing        uint32 // likewise; default 4 MiB
+	LearntAddresses   uint32 // addresses that names have opened, default 65536
+	AnswerRing        uint32 // bytes, likewise; default 1 MiB
 }
 
 func (l Limits) withDefaults() Limits {
@@ -50,11 +55,13 @@ func (l Limits) withDefaults() Limits {
 	def(&l.Denials, 1<<15)
 	def(&l.FlowRing, 8<<20)
 	def(&l.DenialRing, 4<<20)
+	def(&l.LearntAddresses, 1<<16)
+	def(&l.AnswerRing, 1<<20)
 	return l
 }
 
 func (l Limits) check() error {
-	for name, size := range map[string]uint32{"flow ring": l.FlowRing, "denial ring": l.DenialRing} {
+	for name, size := range map[string]uint32{"flow ring": l.FlowRing, "denial ring": l.DenialRing, "answer ring": l.AnswerRing} {
 		if size < 4096 || size&(size-1) != 0 {
 			return fmt.Errorf("%s of %d bytes: must be a power of two of at least 4096", name, size)
 		}

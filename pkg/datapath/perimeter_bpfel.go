@@ -13,6 +13,11 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type perimeterAddress struct {
+	_      structs.HostLayout
+	WordBe [4]uint32
+}
+
 type perimeterCategory uint32
 
 const (
@@ -46,6 +51,8 @@ const (
 	perimeterControlFlagCONTROL_LOCAL_PREFIXES4    perimeterControlFlag = 2
 	perimeterControlFlagCONTROL_LOCAL_PREFIXES6    perimeterControlFlag = 4
 	perimeterControlFlagCONTROL_PRIVATE_INTERFACES perimeterControlFlag = 8
+	perimeterControlFlagCONTROL_NAMES              perimeterControlFlag = 16
+	perimeterControlFlagCONTROL_NEXT               perimeterControlFlag = 32
 )
 
 type perimeterDecisionCount struct {
@@ -72,15 +79,9 @@ type perimeterDenial struct {
 }
 
 type perimeterDenialKey struct {
-	_     structs.HostLayout
-	Local struct {
-		_      structs.HostLayout
-		WordBe [4]uint32
-	}
-	Peer struct {
-		_      structs.HostLayout
-		WordBe [4]uint32
-	}
+	_          structs.HostLayout
+	Local      perimeterAddress
+	Peer       perimeterAddress
 	Generation uint32
 	Port       uint16
 	Protocol   uint8
@@ -99,19 +100,13 @@ const (
 )
 
 type perimeterEvent struct {
-	_       structs.HostLayout
-	Time    uint64
-	Started uint64
-	Packets [2]uint64
-	Bytes   [2]uint64
-	Local   struct {
-		_      structs.HostLayout
-		WordBe [4]uint32
-	}
-	Peer struct {
-		_      structs.HostLayout
-		WordBe [4]uint32
-	}
+	_          structs.HostLayout
+	Time       uint64
+	Started    uint64
+	Packets    [2]uint64
+	Bytes      [2]uint64
+	Local      perimeterAddress
+	Peer       perimeterAddress
 	Generation uint32
 	Outcome    uint32
 	Member     uint32
@@ -221,20 +216,14 @@ type perimeterFragment struct {
 }
 
 type perimeterFragmentKey struct {
-	_      structs.HostLayout
-	Source struct {
-		_      structs.HostLayout
-		WordBe [4]uint32
-	}
-	Destination struct {
-		_      structs.HostLayout
-		WordBe [4]uint32
-	}
-	Id       uint32
-	Protocol uint8
-	Family   uint8
-	End      uint8
-	Pad      uint8
+	_           structs.HostLayout
+	Source      perimeterAddress
+	Destination perimeterAddress
+	Id          uint32
+	Protocol    uint8
+	Family      uint8
+	End         uint8
+	Pad         uint8
 }
 
 type perimeterInterface struct {
@@ -250,6 +239,46 @@ const (
 	perimeterInterfaceFlagINTERFACE_WORKLOAD perimeterInterfaceFlag = 2
 )
 
+type perimeterLearnt struct {
+	_       structs.HostLayout
+	Expires uint64
+	Used    uint64
+	Since   uint64
+	Slot    uint32
+	By      uint32
+	Name    [256]uint8
+}
+
+type perimeterLearntBy uint32
+
+const (
+	perimeterLearntByLEARNT_INLINE   perimeterLearntBy = 0
+	perimeterLearntByLEARNT_ANSWER   perimeterLearntBy = 1
+	perimeterLearntByLEARNT_RESOLVED perimeterLearntBy = 2
+	perimeterLearntByLEARNT_KEPT     perimeterLearntBy = 3
+	perimeterLearntByLEARNT_BY_COUNT perimeterLearntBy = 4
+)
+
+type perimeterLearntKey struct {
+	_       structs.HostLayout
+	Set     uint64
+	Address perimeterAddress
+	Family  uint32
+	Pad     uint32
+}
+
+type perimeterLearntSet struct {
+	_    structs.HostLayout
+	Next uint64
+}
+
+type perimeterLearntSlot struct {
+	_    structs.HostLayout
+	Set  uint64
+	Slot uint32
+	Pad  uint32
+}
+
 type perimeterLoadSettings struct {
 	_                structs.HostLayout
 	Timeouts         [4][4]uint32
@@ -257,6 +286,14 @@ type perimeterLoadSettings struct {
 	WakeAt           uint32
 	Instance         uint64
 	XdpFramesInParts uint32
+	Names            uint32
+	DnsStrict        uint32
+	ResolversListed  uint32
+	AddressesPerSet  uint32
+	NameFloor        uint32
+	NameCeiling      uint32
+	NameSlack        uint32
+	Ticks            uint32
 	Replay           uint32
 }
 
@@ -292,6 +329,65 @@ type perimeterMember struct {
 	Scope      [2]uint32
 	Otherwise4 [2]perimeterSpanList
 	Otherwise6 [2]perimeterSpanList
+	Names      perimeterSpanList
+}
+
+type perimeterNameAnswer struct {
+	_      structs.HostLayout
+	Local  perimeterAddress
+	Peer   perimeterAddress
+	Family uint32
+	Why    uint32
+	Type   uint32
+	Length uint32
+	Name   [256]uint8
+}
+
+type perimeterNameEvent uint32
+
+const (
+	perimeterNameEventNAME_QUESTIONS           perimeterNameEvent = 0
+	perimeterNameEventNAME_ANSWERS             perimeterNameEvent = 1
+	perimeterNameEventNAME_OPENED_NOTHING      perimeterNameEvent = 2
+	perimeterNameEventNAME_NO_FLOW             perimeterNameEvent = 3
+	perimeterNameEventNAME_NO_QUESTION         perimeterNameEvent = 4
+	perimeterNameEventNAME_OTHER_QUESTION      perimeterNameEvent = 5
+	perimeterNameEventNAME_UNLISTED_RESOLVER   perimeterNameEvent = 6
+	perimeterNameEventNAME_MALFORMED_HEADER    perimeterNameEvent = 7
+	perimeterNameEventNAME_MALFORMED_NAME      perimeterNameEvent = 8
+	perimeterNameEventNAME_MALFORMED_POINTER   perimeterNameEvent = 9
+	perimeterNameEventNAME_MALFORMED_RECORD    perimeterNameEvent = 10
+	perimeterNameEventNAME_LEFT_TRUNCATED      perimeterNameEvent = 11
+	perimeterNameEventNAME_LEFT_TOO_LONG       perimeterNameEvent = 12
+	perimeterNameEventNAME_LEFT_TOO_DEEP       perimeterNameEvent = 13
+	perimeterNameEventNAME_LEFT_NOT_READ       perimeterNameEvent = 14
+	perimeterNameEventNAME_LOST                perimeterNameEvent = 15
+	perimeterNameEventNAME_ADDRESS_OPENED      perimeterNameEvent = 16
+	perimeterNameEventNAME_ADDRESS_PROLONGED   perimeterNameEvent = 17
+	perimeterNameEventNAME_ADDRESS_OTHER_OWNER perimeterNameEvent = 18
+	perimeterNameEventNAME_ADDRESS_UNUSABLE    perimeterNameEvent = 19
+	perimeterNameEventNAME_ADDRESS_EVICTED     perimeterNameEvent = 20
+	perimeterNameEventNAME_ADDRESS_FULL        perimeterNameEvent = 21
+	perimeterNameEventNAME_EVENT_COUNT         perimeterNameEvent = 22
+)
+
+type perimeterNameKey struct {
+	_      structs.HostLayout
+	Length uint32
+	Text   [256]uint8
+}
+
+type perimeterNameRule struct {
+	_       structs.HostLayout
+	Set     uint64
+	Outcome uint32
+	Pad     uint32
+}
+
+type perimeterNamedEvent struct {
+	_     structs.HostLayout
+	Event perimeterEvent
+	Name  [256]uint8
 }
 
 type perimeterOutcome struct {
@@ -303,8 +399,19 @@ type perimeterOutcome struct {
 	WouldBe  uint8
 	Reason   uint8
 	Category uint8
-	Pad      uint32
+	Names    uint8
+	Pad      [3]uint8
 }
+
+type perimeterOutcomeNames uint32
+
+const (
+	perimeterOutcomeNamesNAMES_NOT_ASKED     perimeterOutcomeNames = 0
+	perimeterOutcomeNamesNAMES_ACCESS_RULE   perimeterOutcomeNames = 1
+	perimeterOutcomeNamesNAMES_RESOLVER      perimeterOutcomeNames = 2
+	perimeterOutcomeNamesNAMES_FIREWALL_RULE perimeterOutcomeNames = 3
+	perimeterOutcomeNamesNAMES_DEFAULT       perimeterOutcomeNames = 4
+)
 
 type perimeterPacketCount struct {
 	_       structs.HostLayout
@@ -330,19 +437,30 @@ type perimeterPrefixKey6 struct {
 	AddressBe [4]uint32
 }
 
+type perimeterQuery struct {
+	_     structs.HostLayout
+	Asked uint64
+	Type  uint32
+	Pad   uint32
+	Name  [256]uint8
+}
+
+type perimeterQueryKey struct {
+	_         structs.HostLayout
+	Local     perimeterAddress
+	Peer      perimeterAddress
+	LocalPort uint16
+	Id        uint16
+	Family    uint32
+}
+
 type perimeterQuestion struct {
 	_       structs.HostLayout
 	Control perimeterControl
 	Packet  struct {
-		_     structs.HostLayout
-		Local struct {
-			_      structs.HostLayout
-			WordBe [4]uint32
-		}
-		Peer struct {
-			_      structs.HostLayout
-			WordBe [4]uint32
-		}
+		_               structs.HostLayout
+		Local           perimeterAddress
+		Peer            perimeterAddress
 		Length          uint32
 		FragmentId      uint32
 		L3Offset        uint32
@@ -368,15 +486,9 @@ type perimeterQuestion struct {
 		_               [2]byte
 	}
 	Quoted struct {
-		_     structs.HostLayout
-		Local struct {
-			_      structs.HostLayout
-			WordBe [4]uint32
-		}
-		Peer struct {
-			_      structs.HostLayout
-			WordBe [4]uint32
-		}
+		_               structs.HostLayout
+		Local           perimeterAddress
+		Peer            perimeterAddress
 		Length          uint32
 		FragmentId      uint32
 		L3Offset        uint32
@@ -429,10 +541,12 @@ type perimeterQuestion struct {
 	}
 	Ended     perimeterFlow
 	Ifindex   uint32
+	Slot      uint32
 	Forwarded bool
 	Ours      bool
 	Crossed   bool
 	Arrives   bool
+	_         [4]byte
 }
 
 type perimeterReason uint32
@@ -472,7 +586,10 @@ const (
 	perimeterReasonREASON_POLICY_INCOMPLETE      perimeterReason = 31
 	perimeterReasonREASON_SOURCE_ROUTED          perimeterReason = 32
 	perimeterReasonREASON_FORGED_SOURCE          perimeterReason = 33
-	perimeterReasonREASON_COUNT                  perimeterReason = 34
+	perimeterReasonREASON_RESOLVER_ACCESS        perimeterReason = 34
+	perimeterReasonREASON_QUESTION_NOT_ALLOWED   perimeterReason = 35
+	perimeterReasonREASON_QUESTION_UNREADABLE    perimeterReason = 36
+	perimeterReasonREASON_COUNT                  perimeterReason = 37
 )
 
 type perimeterReplayedFrame struct {
@@ -546,17 +663,27 @@ const (
 	perimeterMapDecisionCounts  = "decision_counts"
 	perimeterMapDenialEvents    = "denial_events"
 	perimeterMapDenials         = "denials"
+	perimeterMapDnsPrograms     = "dns_programs"
 	perimeterMapEstablished4    = "established4"
 	perimeterMapEstablished6    = "established6"
 	perimeterMapFlowEvents      = "flow_events"
 	perimeterMapFragments       = "fragments"
 	perimeterMapInterfaces      = "interfaces"
+	perimeterMapLearntAddresses = "learnt_addresses"
+	perimeterMapLearntSets      = "learnt_sets"
+	perimeterMapLearntSlots     = "learnt_slots"
 	perimeterMapLocalPrefixes4  = "local_prefixes4"
 	perimeterMapLocalPrefixes6  = "local_prefixes6"
 	perimeterMapLocals4         = "locals4"
 	perimeterMapLocals6         = "locals6"
 	perimeterMapMarkedLocals    = "marked_locals"
 	perimeterMapMembers         = "members"
+	perimeterMapNameAnswers     = "name_answers"
+	perimeterMapNameClasses     = "name_classes"
+	perimeterMapNameCounts      = "name_counts"
+	perimeterMapNameMeanings    = "name_meanings"
+	perimeterMapNameRules       = "name_rules"
+	perimeterMapNameSets        = "name_sets"
 	perimeterMapOpening4        = "opening4"
 	perimeterMapOpening6        = "opening6"
 	perimeterMapOutcomes        = "outcomes"
@@ -569,7 +696,9 @@ const (
 	perimeterMapPrefixRuns4     = "prefix_runs4"
 	perimeterMapPrefixes4       = "prefixes4"
 	perimeterMapPrefixes6       = "prefixes6"
+	perimeterMapQueries         = "queries"
 	perimeterMapQuestions       = "questions"
+	perimeterMapResolvers       = "resolvers"
 	perimeterMapScopeClasses    = "scope_classes"
 	perimeterMapSpans           = "spans"
 	perimeterMapXdpWithoutNote  = "xdp_without_note"
@@ -640,38 +769,50 @@ type perimeterProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type perimeterMapSpecs struct {
-	ClassParents   *ebpf.MapSpec `ebpf:"class_parents"`
-	ControlMap     *ebpf.MapSpec `ebpf:"control_map"`
-	DecisionCounts *ebpf.MapSpec `ebpf:"decision_counts"`
-	DenialEvents   *ebpf.MapSpec `ebpf:"denial_events"`
-	Denials        *ebpf.MapSpec `ebpf:"denials"`
-	Established4   *ebpf.MapSpec `ebpf:"established4"`
-	Established6   *ebpf.MapSpec `ebpf:"established6"`
-	FlowEvents     *ebpf.MapSpec `ebpf:"flow_events"`
-	Fragments      *ebpf.MapSpec `ebpf:"fragments"`
-	Interfaces     *ebpf.MapSpec `ebpf:"interfaces"`
-	LocalPrefixes4 *ebpf.MapSpec `ebpf:"local_prefixes4"`
-	LocalPrefixes6 *ebpf.MapSpec `ebpf:"local_prefixes6"`
-	Locals4        *ebpf.MapSpec `ebpf:"locals4"`
-	Locals6        *ebpf.MapSpec `ebpf:"locals6"`
-	MarkedLocals   *ebpf.MapSpec `ebpf:"marked_locals"`
-	Members        *ebpf.MapSpec `ebpf:"members"`
-	Opening4       *ebpf.MapSpec `ebpf:"opening4"`
-	Opening6       *ebpf.MapSpec `ebpf:"opening6"`
-	Outcomes       *ebpf.MapSpec `ebpf:"outcomes"`
-	PacketCounts   *ebpf.MapSpec `ebpf:"packet_counts"`
-	PrefixHosts4   *ebpf.MapSpec `ebpf:"prefix_hosts4"`
-	PrefixHosts6   *ebpf.MapSpec `ebpf:"prefix_hosts6"`
-	PrefixIndexes  *ebpf.MapSpec `ebpf:"prefix_indexes"`
-	PrefixMarks4   *ebpf.MapSpec `ebpf:"prefix_marks4"`
-	PrefixMarks6   *ebpf.MapSpec `ebpf:"prefix_marks6"`
-	PrefixRuns4    *ebpf.MapSpec `ebpf:"prefix_runs4"`
-	Prefixes4      *ebpf.MapSpec `ebpf:"prefixes4"`
-	Prefixes6      *ebpf.MapSpec `ebpf:"prefixes6"`
-	Questions      *ebpf.MapSpec `ebpf:"questions"`
-	ScopeClasses   *ebpf.MapSpec `ebpf:"scope_classes"`
-	Spans          *ebpf.MapSpec `ebpf:"spans"`
-	XdpWithoutNote *ebpf.MapSpec `ebpf:"xdp_without_note"`
+	ClassParents    *ebpf.MapSpec `ebpf:"class_parents"`
+	ControlMap      *ebpf.MapSpec `ebpf:"control_map"`
+	DecisionCounts  *ebpf.MapSpec `ebpf:"decision_counts"`
+	DenialEvents    *ebpf.MapSpec `ebpf:"denial_events"`
+	Denials         *ebpf.MapSpec `ebpf:"denials"`
+	DnsPrograms     *ebpf.MapSpec `ebpf:"dns_programs"`
+	Established4    *ebpf.MapSpec `ebpf:"established4"`
+	Established6    *ebpf.MapSpec `ebpf:"established6"`
+	FlowEvents      *ebpf.MapSpec `ebpf:"flow_events"`
+	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
+	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
+	LearntAddresses *ebpf.MapSpec `ebpf:"learnt_addresses"`
+	LearntSets      *ebpf.MapSpec `ebpf:"learnt_sets"`
+	LearntSlots     *ebpf.MapSpec `ebpf:"learnt_slots"`
+	LocalPrefixes4  *ebpf.MapSpec `ebpf:"local_prefixes4"`
+	LocalPrefixes6  *ebpf.MapSpec `ebpf:"local_prefixes6"`
+	Locals4         *ebpf.MapSpec `ebpf:"locals4"`
+	Locals6         *ebpf.MapSpec `ebpf:"locals6"`
+	MarkedLocals    *ebpf.MapSpec `ebpf:"marked_locals"`
+	Members         *ebpf.MapSpec `ebpf:"members"`
+	NameAnswers     *ebpf.MapSpec `ebpf:"name_answers"`
+	NameClasses     *ebpf.MapSpec `ebpf:"name_classes"`
+	NameCounts      *ebpf.MapSpec `ebpf:"name_counts"`
+	NameMeanings    *ebpf.MapSpec `ebpf:"name_meanings"`
+	NameRules       *ebpf.MapSpec `ebpf:"name_rules"`
+	NameSets        *ebpf.MapSpec `ebpf:"name_sets"`
+	Opening4        *ebpf.MapSpec `ebpf:"opening4"`
+	Opening6        *ebpf.MapSpec `ebpf:"opening6"`
+	Outcomes        *ebpf.MapSpec `ebpf:"outcomes"`
+	PacketCounts    *ebpf.MapSpec `ebpf:"packet_counts"`
+	PrefixHosts4    *ebpf.MapSpec `ebpf:"prefix_hosts4"`
+	PrefixHosts6    *ebpf.MapSpec `ebpf:"prefix_hosts6"`
+	PrefixIndexes   *ebpf.MapSpec `ebpf:"prefix_indexes"`
+	PrefixMarks4    *ebpf.MapSpec `ebpf:"prefix_marks4"`
+	PrefixMarks6    *ebpf.MapSpec `ebpf:"prefix_marks6"`
+	PrefixRuns4     *ebpf.MapSpec `ebpf:"prefix_runs4"`
+	Prefixes4       *ebpf.MapSpec `ebpf:"prefixes4"`
+	Prefixes6       *ebpf.MapSpec `ebpf:"prefixes6"`
+	Queries         *ebpf.MapSpec `ebpf:"queries"`
+	Questions       *ebpf.MapSpec `ebpf:"questions"`
+	Resolvers       *ebpf.MapSpec `ebpf:"resolvers"`
+	ScopeClasses    *ebpf.MapSpec `ebpf:"scope_classes"`
+	Spans           *ebpf.MapSpec `ebpf:"spans"`
+	XdpWithoutNote  *ebpf.MapSpec `ebpf:"xdp_without_note"`
 }
 
 // perimeterVariableSpecs contains global variables before they are loaded into the kernel.
@@ -703,38 +844,50 @@ func (o *perimeterObjects) Close() error {
 //
 // It can be passed to loadPerimeterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type perimeterMaps struct {
-	ClassParents   *ebpf.Map `ebpf:"class_parents"`
-	ControlMap     *ebpf.Map `ebpf:"control_map"`
-	DecisionCounts *ebpf.Map `ebpf:"decision_counts"`
-	DenialEvents   *ebpf.Map `ebpf:"denial_events"`
-	Denials        *ebpf.Map `ebpf:"denials"`
-	Established4   *ebpf.Map `ebpf:"established4"`
-	Established6   *ebpf.Map `ebpf:"established6"`
-	FlowEvents     *ebpf.Map `ebpf:"flow_events"`
-	Fragments      *ebpf.Map `ebpf:"fragments"`
-	Interfaces     *ebpf.Map `ebpf:"interfaces"`
-	LocalPrefixes4 *ebpf.Map `ebpf:"local_prefixes4"`
-	LocalPrefixes6 *ebpf.Map `ebpf:"local_prefixes6"`
-	Locals4        *ebpf.Map `ebpf:"locals4"`
-	Locals6        *ebpf.Map `ebpf:"locals6"`
-	MarkedLocals   *ebpf.Map `ebpf:"marked_locals"`
-	Members        *ebpf.Map `ebpf:"members"`
-	Opening4       *ebpf.Map `ebpf:"opening4"`
-	Opening6       *ebpf.Map `ebpf:"opening6"`
-	Outcomes       *ebpf.Map `ebpf:"outcomes"`
-	PacketCounts   *ebpf.Map `ebpf:"packet_counts"`
-	PrefixHosts4   *ebpf.Map `ebpf:"prefix_hosts4"`
-	PrefixHosts6   *ebpf.Map `ebpf:"prefix_hosts6"`
-	PrefixIndexes  *ebpf.Map `ebpf:"prefix_indexes"`
-	PrefixMarks4   *ebpf.Map `ebpf:"prefix_marks4"`
-	PrefixMarks6   *ebpf.Map `ebpf:"prefix_marks6"`
-	PrefixRuns4    *ebpf.Map `ebpf:"prefix_runs4"`
-	Prefixes4      *ebpf.Map `ebpf:"prefixes4"`
-	Prefixes6      *ebpf.Map `ebpf:"prefixes6"`
-	Questions      *ebpf.Map `ebpf:"questions"`
-	ScopeClasses   *ebpf.Map `ebpf:"scope_classes"`
-	Spans          *ebpf.Map `ebpf:"spans"`
-	XdpWithoutNote *ebpf.Map `ebpf:"xdp_without_note"`
+	ClassParents    *ebpf.Map `ebpf:"class_parents"`
+	ControlMap      *ebpf.Map `ebpf:"control_map"`
+	DecisionCounts  *ebpf.Map `ebpf:"decision_counts"`
+	DenialEvents    *ebpf.Map `ebpf:"denial_events"`
+	Denials         *ebpf.Map `ebpf:"denials"`
+	DnsPrograms     *ebpf.Map `ebpf:"dns_programs"`
+	Established4    *ebpf.Map `ebpf:"established4"`
+	Established6    *ebpf.Map `ebpf:"established6"`
+	FlowEvents      *ebpf.Map `ebpf:"flow_events"`
+	Fragments       *ebpf.Map `ebpf:"fragments"`
+	Interfaces      *ebpf.Map `ebpf:"interfaces"`
+	LearntAddresses *ebpf.Map `ebpf:"learnt_addresses"`
+	LearntSets      *ebpf.Map `ebpf:"learnt_sets"`
+	LearntSlots     *ebpf.Map `ebpf:"learnt_slots"`
+	LocalPrefixes4  *ebpf.Map `ebpf:"local_prefixes4"`
+	LocalPrefixes6  *ebpf.Map `ebpf:"local_prefixes6"`
+	Locals4         *ebpf.Map `ebpf:"locals4"`
+	Locals6         *ebpf.Map `ebpf:"locals6"`
+	MarkedLocals    *ebpf.Map `ebpf:"marked_locals"`
+	Members         *ebpf.Map `ebpf:"members"`
+	NameAnswers     *ebpf.Map `ebpf:"name_answers"`
+	NameClasses     *ebpf.Map `ebpf:"name_classes"`
+	NameCounts      *ebpf.Map `ebpf:"name_counts"`
+	NameMeanings    *ebpf.Map `ebpf:"name_meanings"`
+	NameRules       *ebpf.Map `ebpf:"name_rules"`
+	NameSets        *ebpf.Map `ebpf:"name_sets"`
+	Opening4        *ebpf.Map `ebpf:"opening4"`
+	Opening6        *ebpf.Map `ebpf:"opening6"`
+	Outcomes        *ebpf.Map `ebpf:"outcomes"`
+	PacketCounts    *ebpf.Map `ebpf:"packet_counts"`
+	PrefixHosts4    *ebpf.Map `ebpf:"prefix_hosts4"`
+	PrefixHosts6    *ebpf.Map `ebpf:"prefix_hosts6"`
+	PrefixIndexes   *ebpf.Map `ebpf:"prefix_indexes"`
+	PrefixMarks4    *ebpf.Map `ebpf:"prefix_marks4"`
+	PrefixMarks6    *ebpf.Map `ebpf:"prefix_marks6"`
+	PrefixRuns4     *ebpf.Map `ebpf:"prefix_runs4"`
+	Prefixes4       *ebpf.Map `ebpf:"prefixes4"`
+	Prefixes6       *ebpf.Map `ebpf:"prefixes6"`
+	Queries         *ebpf.Map `ebpf:"queries"`
+	Questions       *ebpf.Map `ebpf:"questions"`
+	Resolvers       *ebpf.Map `ebpf:"resolvers"`
+	ScopeClasses    *ebpf.Map `ebpf:"scope_classes"`
+	Spans           *ebpf.Map `ebpf:"spans"`
+	XdpWithoutNote  *ebpf.Map `ebpf:"xdp_without_note"`
 }
 
 func (m *perimeterMaps) Close() error {
@@ -744,17 +897,27 @@ func (m *perimeterMaps) Close() error {
 		m.DecisionCounts,
 		m.DenialEvents,
 		m.Denials,
+		m.DnsPrograms,
 		m.Established4,
 		m.Established6,
 		m.FlowEvents,
 		m.Fragments,
 		m.Interfaces,
+		m.LearntAddresses,
+		m.LearntSets,
+		m.LearntSlots,
 		m.LocalPrefixes4,
 		m.LocalPrefixes6,
 		m.Locals4,
 		m.Locals6,
 		m.MarkedLocals,
 		m.Members,
+		m.NameAnswers,
+		m.NameClasses,
+		m.NameCounts,
+		m.NameMeanings,
+		m.NameRules,
+		m.NameSets,
 		m.Opening4,
 		m.Opening6,
 		m.Outcomes,
@@ -767,7 +930,9 @@ func (m *perimeterMaps) Close() error {
 		m.PrefixRuns4,
 		m.Prefixes4,
 		m.Prefixes6,
+		m.Queries,
 		m.Questions,
+		m.Resolvers,
 		m.ScopeClasses,
 		m.Spans,
 		m.XdpWithoutNote,

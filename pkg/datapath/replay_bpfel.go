@@ -25,43 +25,55 @@ type replayReplayedFrame struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	replayMapClassParents   = "class_parents"
-	replayMapControlMap     = "control_map"
-	replayMapDecisionCounts = "decision_counts"
-	replayMapDenialEvents   = "denial_events"
-	replayMapDenials        = "denials"
-	replayMapEstablished4   = "established4"
-	replayMapEstablished6   = "established6"
-	replayMapFlowEvents     = "flow_events"
-	replayMapFragments      = "fragments"
-	replayMapInterfaces     = "interfaces"
-	replayMapLocalPrefixes4 = "local_prefixes4"
-	replayMapLocalPrefixes6 = "local_prefixes6"
-	replayMapLocals4        = "locals4"
-	replayMapLocals6        = "locals6"
-	replayMapMarkedLocals   = "marked_locals"
-	replayMapMembers        = "members"
-	replayMapOpening4       = "opening4"
-	replayMapOpening6       = "opening6"
-	replayMapOutcomes       = "outcomes"
-	replayMapPacketCounts   = "packet_counts"
-	replayMapPrefixHosts4   = "prefix_hosts4"
-	replayMapPrefixHosts6   = "prefix_hosts6"
-	replayMapPrefixIndexes  = "prefix_indexes"
-	replayMapPrefixMarks4   = "prefix_marks4"
-	replayMapPrefixMarks6   = "prefix_marks6"
-	replayMapPrefixRuns4    = "prefix_runs4"
-	replayMapPrefixes4      = "prefixes4"
-	replayMapPrefixes6      = "prefixes6"
-	replayMapQuestions      = "questions"
-	replayMapScopeClasses   = "scope_classes"
-	replayMapSpans          = "spans"
-	replayMapXdpWithoutNote = "xdp_without_note"
-	replayProgReplayFrom    = "replay_from"
-	replayProgReplayTowards = "replay_towards"
-	replayVarReplayed       = "replayed"
-	replayVarSettings       = "settings"
-	replayVarSharedTypes    = "shared_types"
+	replayMapClassParents    = "class_parents"
+	replayMapControlMap      = "control_map"
+	replayMapDecisionCounts  = "decision_counts"
+	replayMapDenialEvents    = "denial_events"
+	replayMapDenials         = "denials"
+	replayMapDnsPrograms     = "dns_programs"
+	replayMapEstablished4    = "established4"
+	replayMapEstablished6    = "established6"
+	replayMapFlowEvents      = "flow_events"
+	replayMapFragments       = "fragments"
+	replayMapInterfaces      = "interfaces"
+	replayMapLearntAddresses = "learnt_addresses"
+	replayMapLearntSets      = "learnt_sets"
+	replayMapLearntSlots     = "learnt_slots"
+	replayMapLocalPrefixes4  = "local_prefixes4"
+	replayMapLocalPrefixes6  = "local_prefixes6"
+	replayMapLocals4         = "locals4"
+	replayMapLocals6         = "locals6"
+	replayMapMarkedLocals    = "marked_locals"
+	replayMapMembers         = "members"
+	replayMapNameAnswers     = "name_answers"
+	replayMapNameClasses     = "name_classes"
+	replayMapNameCounts      = "name_counts"
+	replayMapNameMeanings    = "name_meanings"
+	replayMapNameRules       = "name_rules"
+	replayMapNameSets        = "name_sets"
+	replayMapOpening4        = "opening4"
+	replayMapOpening6        = "opening6"
+	replayMapOutcomes        = "outcomes"
+	replayMapPacketCounts    = "packet_counts"
+	replayMapPrefixHosts4    = "prefix_hosts4"
+	replayMapPrefixHosts6    = "prefix_hosts6"
+	replayMapPrefixIndexes   = "prefix_indexes"
+	replayMapPrefixMarks4    = "prefix_marks4"
+	replayMapPrefixMarks6    = "prefix_marks6"
+	replayMapPrefixRuns4     = "prefix_runs4"
+	replayMapPrefixes4       = "prefixes4"
+	replayMapPrefixes6       = "prefixes6"
+	replayMapQueries         = "queries"
+	replayMapQuestions       = "questions"
+	replayMapResolvers       = "resolvers"
+	replayMapScopeClasses    = "scope_classes"
+	replayMapSpans           = "spans"
+	replayMapXdpWithoutNote  = "xdp_without_note"
+	replayProgReplayFrom     = "replay_from"
+	replayProgReplayTowards  = "replay_towards"
+	replayVarReplayed        = "replayed"
+	replayVarSettings        = "settings"
+	replayVarSharedTypes     = "shared_types"
 )
 
 // loadReplay returns the embedded CollectionSpec for replay.
@@ -114,38 +126,50 @@ type replayProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type replayMapSpecs struct {
-	ClassParents   *ebpf.MapSpec `ebpf:"class_parents"`
-	ControlMap     *ebpf.MapSpec `ebpf:"control_map"`
-	DecisionCounts *ebpf.MapSpec `ebpf:"decision_counts"`
-	DenialEvents   *ebpf.MapSpec `ebpf:"denial_events"`
-	Denials        *ebpf.MapSpec `ebpf:"denials"`
-	Established4   *ebpf.MapSpec `ebpf:"established4"`
-	Established6   *ebpf.MapSpec `ebpf:"established6"`
-	FlowEvents     *ebpf.MapSpec `ebpf:"flow_events"`
-	Fragments      *ebpf.MapSpec `ebpf:"fragments"`
-	Interfaces     *ebpf.MapSpec `ebpf:"interfaces"`
-	LocalPrefixes4 *ebpf.MapSpec `ebpf:"local_prefixes4"`
-	LocalPrefixes6 *ebpf.MapSpec `ebpf:"local_prefixes6"`
-	Locals4        *ebpf.MapSpec `ebpf:"locals4"`
-	Locals6        *ebpf.MapSpec `ebpf:"locals6"`
-	MarkedLocals   *ebpf.MapSpec `ebpf:"marked_locals"`
-	Members        *ebpf.MapSpec `ebpf:"members"`
-	Opening4       *ebpf.MapSpec `ebpf:"opening4"`
-	Opening6       *ebpf.MapSpec `ebpf:"opening6"`
-	Outcomes       *ebpf.MapSpec `ebpf:"outcomes"`
-	PacketCounts   *ebpf.MapSpec `ebpf:"packet_counts"`
-	PrefixHosts4   *ebpf.MapSpec `ebpf:"prefix_hosts4"`
-	PrefixHosts6   *ebpf.MapSpec `ebpf:"prefix_hosts6"`
-	PrefixIndexes  *ebpf.MapSpec `ebpf:"prefix_indexes"`
-	PrefixMarks4   *ebpf.MapSpec `ebpf:"prefix_marks4"`
-	PrefixMarks6   *ebpf.MapSpec `ebpf:"prefix_marks6"`
-	PrefixRuns4    *ebpf.MapSpec `ebpf:"prefix_runs4"`
-	Prefixes4      *ebpf.MapSpec `ebpf:"prefixes4"`
-	Prefixes6      *ebpf.MapSpec `ebpf:"prefixes6"`
-	Questions      *ebpf.MapSpec `ebpf:"questions"`
-	ScopeClasses   *ebpf.MapSpec `ebpf:"scope_classes"`
-	Spans          *ebpf.MapSpec `ebpf:"spans"`
-	XdpWithoutNote *ebpf.MapSpec `ebpf:"xdp_without_note"`
+	ClassParents    *ebpf.MapSpec `ebpf:"class_parents"`
+	ControlMap      *ebpf.MapSpec `ebpf:"control_map"`
+	DecisionCounts  *ebpf.MapSpec `ebpf:"decision_counts"`
+	DenialEvents    *ebpf.MapSpec `ebpf:"denial_events"`
+	Denials         *ebpf.MapSpec `ebpf:"denials"`
+	DnsPrograms     *ebpf.MapSpec `ebpf:"dns_programs"`
+	Established4    *ebpf.MapSpec `ebpf:"established4"`
+	Established6    *ebpf.MapSpec `ebpf:"established6"`
+	FlowEvents      *ebpf.MapSpec `ebpf:"flow_events"`
+	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
+	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
+	LearntAddresses *ebpf.MapSpec `ebpf:"learnt_addresses"`
+	LearntSets      *ebpf.MapSpec `ebpf:"learnt_sets"`
+	LearntSlots     *ebpf.MapSpec `ebpf:"learnt_slots"`
+	LocalPrefixes4  *ebpf.MapSpec `ebpf:"local_prefixes4"`
+	LocalPrefixes6  *ebpf.MapSpec `ebpf:"local_prefixes6"`
+	Locals4         *ebpf.MapSpec `ebpf:"locals4"`
+	Locals6         *ebpf.MapSpec `ebpf:"locals6"`
+	MarkedLocals    *ebpf.MapSpec `ebpf:"marked_locals"`
+	Members         *ebpf.MapSpec `ebpf:"members"`
+	NameAnswers     *ebpf.MapSpec `ebpf:"name_answers"`
+	NameClasses     *ebpf.MapSpec `ebpf:"name_classes"`
+	NameCounts      *ebpf.MapSpec `ebpf:"name_counts"`
+	NameMeanings    *ebpf.MapSpec `ebpf:"name_meanings"`
+	NameRules       *ebpf.MapSpec `ebpf:"name_rules"`
+	NameSets        *ebpf.MapSpec `ebpf:"name_sets"`
+	Opening4        *ebpf.MapSpec `ebpf:"opening4"`
+	Opening6        *ebpf.MapSpec `ebpf:"opening6"`
+	Outcomes        *ebpf.MapSpec `ebpf:"outcomes"`
+	PacketCounts    *ebpf.MapSpec `ebpf:"packet_counts"`
+	PrefixHosts4    *ebpf.MapSpec `ebpf:"prefix_hosts4"`
+	PrefixHosts6    *ebpf.MapSpec `ebpf:"prefix_hosts6"`
+	PrefixIndexes   *ebpf.MapSpec `ebpf:"prefix_indexes"`
+	PrefixMarks4    *ebpf.MapSpec `ebpf:"prefix_marks4"`
+	PrefixMarks6    *ebpf.MapSpec `ebpf:"prefix_marks6"`
+	PrefixRuns4     *ebpf.MapSpec `ebpf:"prefix_runs4"`
+	Prefixes4       *ebpf.MapSpec `ebpf:"prefixes4"`
+	Prefixes6       *ebpf.MapSpec `ebpf:"prefixes6"`
+	Queries         *ebpf.MapSpec `ebpf:"queries"`
+	Questions       *ebpf.MapSpec `ebpf:"questions"`
+	Resolvers       *ebpf.MapSpec `ebpf:"resolvers"`
+	ScopeClasses    *ebpf.MapSpec `ebpf:"scope_classes"`
+	Spans           *ebpf.MapSpec `ebpf:"spans"`
+	XdpWithoutNote  *ebpf.MapSpec `ebpf:"xdp_without_note"`
 }
 
 // replayVariableSpecs contains global variables before they are loaded into the kernel.
@@ -177,38 +201,50 @@ func (o *replayObjects) Close() error {
 //
 // It can be passed to loadReplayObjects or ebpf.CollectionSpec.LoadAndAssign.
 type replayMaps struct {
-	ClassParents   *ebpf.Map `ebpf:"class_parents"`
-	ControlMap     *ebpf.Map `ebpf:"control_map"`
-	DecisionCounts *ebpf.Map `ebpf:"decision_counts"`
-	DenialEvents   *ebpf.Map `ebpf:"denial_events"`
-	Denials        *ebpf.Map `ebpf:"denials"`
-	Established4   *ebpf.Map `ebpf:"established4"`
-	Established6   *ebpf.Map `ebpf:"established6"`
-	FlowEvents     *ebpf.Map `ebpf:"flow_events"`
-	Fragments      *ebpf.Map `ebpf:"fragments"`
-	Interfaces     *ebpf.Map `ebpf:"interfaces"`
-	LocalPrefixes4 *ebpf.Map `ebpf:"local_prefixes4"`
-	LocalPrefixes6 *ebpf.Map `ebpf:"local_prefixes6"`
-	Locals4        *ebpf.Map `ebpf:"locals4"`
-	Locals6        *ebpf.Map `ebpf:"locals6"`
-	MarkedLocals   *ebpf.Map `ebpf:"marked_locals"`
-	Members        *ebpf.Map `ebpf:"members"`
-	Opening4       *ebpf.Map `ebpf:"opening4"`
-	Opening6       *ebpf.Map `ebpf:"opening6"`
-	Outcomes       *ebpf.Map `ebpf:"outcomes"`
-	PacketCounts   *ebpf.Map `ebpf:"packet_counts"`
-	PrefixHosts4   *ebpf.Map `ebpf:"prefix_hosts4"`
-	PrefixHosts6   *ebpf.Map `ebpf:"prefix_hosts6"`
-	PrefixIndexes  *ebpf.Map `ebpf:"prefix_indexes"`
-	PrefixMarks4   *ebpf.Map `ebpf:"prefix_marks4"`
-	PrefixMarks6   *ebpf.Map `ebpf:"prefix_marks6"`
-	PrefixRuns4    *ebpf.Map `ebpf:"prefix_runs4"`
-	Prefixes4      *ebpf.Map `ebpf:"prefixes4"`
-	Prefixes6      *ebpf.Map `ebpf:"prefixes6"`
-	Questions      *ebpf.Map `ebpf:"questions"`
-	ScopeClasses   *ebpf.Map `ebpf:"scope_classes"`
-	Spans          *ebpf.Map `ebpf:"spans"`
-	XdpWithoutNote *ebpf.Map `ebpf:"xdp_without_note"`
+	ClassParents    *ebpf.Map `ebpf:"class_parents"`
+	ControlMap      *ebpf.Map `ebpf:"control_map"`
+	DecisionCounts  *ebpf.Map `ebpf:"decision_counts"`
+	DenialEvents    *ebpf.Map `ebpf:"denial_events"`
+	Denials         *ebpf.Map `ebpf:"denials"`
+	DnsPrograms     *ebpf.Map `ebpf:"dns_programs"`
+	Established4    *ebpf.Map `ebpf:"established4"`
+	Established6    *ebpf.Map `ebpf:"established6"`
+	FlowEvents      *ebpf.Map `ebpf:"flow_events"`
+	Fragments       *ebpf.Map `ebpf:"fragments"`
+	Interfaces      *ebpf.Map `ebpf:"interfaces"`
+	LearntAddresses *ebpf.Map `ebpf:"learnt_addresses"`
+	LearntSets      *ebpf.Map `ebpf:"learnt_sets"`
+	LearntSlots     *ebpf.Map `ebpf:"learnt_slots"`
+	LocalPrefixes4  *ebpf.Map `ebpf:"local_prefixes4"`
+	LocalPrefixes6  *ebpf.Map `ebpf:"local_prefixes6"`
+	Locals4         *ebpf.Map `ebpf:"locals4"`
+	Locals6         *ebpf.Map `ebpf:"locals6"`
+	MarkedLocals    *ebpf.Map `ebpf:"marked_locals"`
+	Members         *ebpf.Map `ebpf:"members"`
+	NameAnswers     *ebpf.Map `ebpf:"name_answers"`
+	NameClasses     *ebpf.Map `ebpf:"name_classes"`
+	NameCounts      *ebpf.Map `ebpf:"name_counts"`
+	NameMeanings    *ebpf.Map `ebpf:"name_meanings"`
+	NameRules       *ebpf.Map `ebpf:"name_rules"`
+	NameSets        *ebpf.Map `ebpf:"name_sets"`
+	Opening4        *ebpf.Map `ebpf:"opening4"`
+	Opening6        *ebpf.Map `ebpf:"opening6"`
+	Outcomes        *ebpf.Map `ebpf:"outcomes"`
+	PacketCounts    *ebpf.Map `ebpf:"packet_counts"`
+	PrefixHosts4    *ebpf.Map `ebpf:"prefix_hosts4"`
+	PrefixHosts6    *ebpf.Map `ebpf:"prefix_hosts6"`
+	PrefixIndexes   *ebpf.Map `ebpf:"prefix_indexes"`
+	PrefixMarks4    *ebpf.Map `ebpf:"prefix_marks4"`
+	PrefixMarks6    *ebpf.Map `ebpf:"prefix_marks6"`
+	PrefixRuns4     *ebpf.Map `ebpf:"prefix_runs4"`
+	Prefixes4       *ebpf.Map `ebpf:"prefixes4"`
+	Prefixes6       *ebpf.Map `ebpf:"prefixes6"`
+	Queries         *ebpf.Map `ebpf:"queries"`
+	Questions       *ebpf.Map `ebpf:"questions"`
+	Resolvers       *ebpf.Map `ebpf:"resolvers"`
+	ScopeClasses    *ebpf.Map `ebpf:"scope_classes"`
+	Spans           *ebpf.Map `ebpf:"spans"`
+	XdpWithoutNote  *ebpf.Map `ebpf:"xdp_without_note"`
 }
 
 func (m *replayMaps) Close() error {
@@ -218,17 +254,27 @@ func (m *replayMaps) Close() error {
 		m.DecisionCounts,
 		m.DenialEvents,
 		m.Denials,
+		m.DnsPrograms,
 		m.Established4,
 		m.Established6,
 		m.FlowEvents,
 		m.Fragments,
 		m.Interfaces,
+		m.LearntAddresses,
+		m.LearntSets,
+		m.LearntSlots,
 		m.LocalPrefixes4,
 		m.LocalPrefixes6,
 		m.Locals4,
 		m.Locals6,
 		m.MarkedLocals,
 		m.Members,
+		m.NameAnswers,
+		m.NameClasses,
+		m.NameCounts,
+		m.NameMeanings,
+		m.NameRules,
+		m.NameSets,
 		m.Opening4,
 		m.Opening6,
 		m.Outcomes,
@@ -241,7 +287,9 @@ func (m *replayMaps) Close() error {
 		m.PrefixRuns4,
 		m.Prefixes4,
 		m.Prefixes6,
+		m.Queries,
 		m.Questions,
+		m.Resolvers,
 		m.ScopeClasses,
 		m.Spans,
 		m.XdpWithoutNote,

@@ -82,10 +82,35 @@ func (r *rig) apply(t testing.TB, p *policy.Policy, facts *policy.Facts) *compil
 			o.Expires = o.Expires.Add(shift)
 		}
 	}
+	r.forgetNames(t)
 	if _, err := r.Apply(tables, legend, nil, nil); err != nil {
 		t.Fatal(err)
 	}
+	r.teach(t, tables, facts)
 	return legend
+}
+
+// teach opens the addresses of the facts' names, for whom they are to be open.
+func (r *rig) teach(t testing.TB, tables *compile.Tables, facts *policy.Facts) {
+	t.Helper()
+	var lessons []Learnt
+	for asked, addresses := range facts.Names {
+		for _, set := range tables.SetsOf(asked) {
+			for _, a := range addresses {
+				lessons = append(lessons, Learnt{Set: set.ID, Address: a, Name: asked, Expires: time.Now().Add(time.Hour), By: LearntResolved})
+			}
+		}
+	}
+	if err := r.Teach(lessons); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (r *rig) forgetNames(t testing.TB) {
+	t.Helper()
+	if _, err := r.ForgetLearnt(func(Learnt) bool { return true }); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // run sends a frame through the program of its end, as if from the wire.

@@ -16,6 +16,7 @@ type vocabulary struct {
 	categories []policy.Category // by number; 0 is ""
 	reasonOf   map[policy.Reason]uint8
 	categoryOf map[policy.Category]uint8
+	nameEvents []string // by number
 }
 
 func readVocabulary(types *btf.Spec) (*vocabulary, error) {
@@ -35,6 +36,12 @@ func readVocabulary(types *btf.Spec) (*vocabulary, error) {
 		}
 		v.categories = append(v.categories, category)
 		v.categoryOf[category] = number
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = enumNames(types, "name_event", func(_ uint8, name string) {
+		v.nameEvents = append(v.nameEvents, strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(name, "NAME_")), "_", "-"))
 	})
 	return v, err
 }

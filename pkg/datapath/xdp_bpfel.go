@@ -16,43 +16,55 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	xdpMapClassParents   = "class_parents"
-	xdpMapControlMap     = "control_map"
-	xdpMapDecisionCounts = "decision_counts"
-	xdpMapDenialEvents   = "denial_events"
-	xdpMapDenials        = "denials"
-	xdpMapEstablished4   = "established4"
-	xdpMapEstablished6   = "established6"
-	xdpMapFlowEvents     = "flow_events"
-	xdpMapFragments      = "fragments"
-	xdpMapInterfaces     = "interfaces"
-	xdpMapLocalPrefixes4 = "local_prefixes4"
-	xdpMapLocalPrefixes6 = "local_prefixes6"
-	xdpMapLocals4        = "locals4"
-	xdpMapLocals6        = "locals6"
-	xdpMapMarkedLocals   = "marked_locals"
-	xdpMapMembers        = "members"
-	xdpMapOpening4       = "opening4"
-	xdpMapOpening6       = "opening6"
-	xdpMapOutcomes       = "outcomes"
-	xdpMapPacketCounts   = "packet_counts"
-	xdpMapPrefixHosts4   = "prefix_hosts4"
-	xdpMapPrefixHosts6   = "prefix_hosts6"
-	xdpMapPrefixIndexes  = "prefix_indexes"
-	xdpMapPrefixMarks4   = "prefix_marks4"
-	xdpMapPrefixMarks6   = "prefix_marks6"
-	xdpMapPrefixRuns4    = "prefix_runs4"
-	xdpMapPrefixes4      = "prefixes4"
-	xdpMapPrefixes6      = "prefixes6"
-	xdpMapQuestions      = "questions"
-	xdpMapScopeClasses   = "scope_classes"
-	xdpMapSpans          = "spans"
-	xdpMapXdpWithoutNote = "xdp_without_note"
-	xdpProgXdpFrom       = "xdp_from"
-	xdpProgXdpTowards    = "xdp_towards"
-	xdpVarReplayed       = "replayed"
-	xdpVarSettings       = "settings"
-	xdpVarSharedTypes    = "shared_types"
+	xdpMapClassParents    = "class_parents"
+	xdpMapControlMap      = "control_map"
+	xdpMapDecisionCounts  = "decision_counts"
+	xdpMapDenialEvents    = "denial_events"
+	xdpMapDenials         = "denials"
+	xdpMapDnsPrograms     = "dns_programs"
+	xdpMapEstablished4    = "established4"
+	xdpMapEstablished6    = "established6"
+	xdpMapFlowEvents      = "flow_events"
+	xdpMapFragments       = "fragments"
+	xdpMapInterfaces      = "interfaces"
+	xdpMapLearntAddresses = "learnt_addresses"
+	xdpMapLearntSets      = "learnt_sets"
+	xdpMapLearntSlots     = "learnt_slots"
+	xdpMapLocalPrefixes4  = "local_prefixes4"
+	xdpMapLocalPrefixes6  = "local_prefixes6"
+	xdpMapLocals4         = "locals4"
+	xdpMapLocals6         = "locals6"
+	xdpMapMarkedLocals    = "marked_locals"
+	xdpMapMembers         = "members"
+	xdpMapNameAnswers     = "name_answers"
+	xdpMapNameClasses     = "name_classes"
+	xdpMapNameCounts      = "name_counts"
+	xdpMapNameMeanings    = "name_meanings"
+	xdpMapNameRules       = "name_rules"
+	xdpMapNameSets        = "name_sets"
+	xdpMapOpening4        = "opening4"
+	xdpMapOpening6        = "opening6"
+	xdpMapOutcomes        = "outcomes"
+	xdpMapPacketCounts    = "packet_counts"
+	xdpMapPrefixHosts4    = "prefix_hosts4"
+	xdpMapPrefixHosts6    = "prefix_hosts6"
+	xdpMapPrefixIndexes   = "prefix_indexes"
+	xdpMapPrefixMarks4    = "prefix_marks4"
+	xdpMapPrefixMarks6    = "prefix_marks6"
+	xdpMapPrefixRuns4     = "prefix_runs4"
+	xdpMapPrefixes4       = "prefixes4"
+	xdpMapPrefixes6       = "prefixes6"
+	xdpMapQueries         = "queries"
+	xdpMapQuestions       = "questions"
+	xdpMapResolvers       = "resolvers"
+	xdpMapScopeClasses    = "scope_classes"
+	xdpMapSpans           = "spans"
+	xdpMapXdpWithoutNote  = "xdp_without_note"
+	xdpProgXdpFrom        = "xdp_from"
+	xdpProgXdpTowards     = "xdp_towards"
+	xdpVarReplayed        = "replayed"
+	xdpVarSettings        = "settings"
+	xdpVarSharedTypes     = "shared_types"
 )
 
 // loadXdp returns the embedded CollectionSpec for xdp.
@@ -105,38 +117,50 @@ type xdpProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type xdpMapSpecs struct {
-	ClassParents   *ebpf.MapSpec `ebpf:"class_parents"`
-	ControlMap     *ebpf.MapSpec `ebpf:"control_map"`
-	DecisionCounts *ebpf.MapSpec `ebpf:"decision_counts"`
-	DenialEvents   *ebpf.MapSpec `ebpf:"denial_events"`
-	Denials        *ebpf.MapSpec `ebpf:"denials"`
-	Established4   *ebpf.MapSpec `ebpf:"established4"`
-	Established6   *ebpf.MapSpec `ebpf:"established6"`
-	FlowEvents     *ebpf.MapSpec `ebpf:"flow_events"`
-	Fragments      *ebpf.MapSpec `ebpf:"fragments"`
-	Interfaces     *ebpf.MapSpec `ebpf:"interfaces"`
-	LocalPrefixes4 *ebpf.MapSpec `ebpf:"local_prefixes4"`
-	LocalPrefixes6 *ebpf.MapSpec `ebpf:"local_prefixes6"`
-	Locals4        *ebpf.MapSpec `ebpf:"locals4"`
-	Locals6        *ebpf.MapSpec `ebpf:"locals6"`
-	MarkedLocals   *ebpf.MapSpec `ebpf:"marked_locals"`
-	Members        *ebpf.MapSpec `ebpf:"members"`
-	Opening4       *ebpf.MapSpec `ebpf:"opening4"`
-	Opening6       *ebpf.MapSpec `ebpf:"opening6"`
-	Outcomes       *ebpf.MapSpec `ebpf:"outcomes"`
-	PacketCounts   *ebpf.MapSpec `ebpf:"packet_counts"`
-	PrefixHosts4   *ebpf.MapSpec `ebpf:"prefix_hosts4"`
-	PrefixHosts6   *ebpf.MapSpec `ebpf:"prefix_hosts6"`
-	PrefixIndexes  *ebpf.MapSpec `ebpf:"prefix_indexes"`
-	PrefixMarks4   *ebpf.MapSpec `ebpf:"prefix_marks4"`
-	PrefixMarks6   *ebpf.MapSpec `ebpf:"prefix_marks6"`
-	PrefixRuns4    *ebpf.MapSpec `ebpf:"prefix_runs4"`
-	Prefixes4      *ebpf.MapSpec `ebpf:"prefixes4"`
-	Prefixes6      *ebpf.MapSpec `ebpf:"prefixes6"`
-	Questions      *ebpf.MapSpec `ebpf:"questions"`
-	ScopeClasses   *ebpf.MapSpec `ebpf:"scope_classes"`
-	Spans          *ebpf.MapSpec `ebpf:"spans"`
-	XdpWithoutNote *ebpf.MapSpec `ebpf:"xdp_without_note"`
+	ClassParents    *ebpf.MapSpec `ebpf:"class_parents"`
+	ControlMap      *ebpf.MapSpec `ebpf:"control_map"`
+	DecisionCounts  *ebpf.MapSpec `ebpf:"decision_counts"`
+	DenialEvents    *ebpf.MapSpec `ebpf:"denial_events"`
+	Denials         *ebpf.MapSpec `ebpf:"denials"`
+	DnsPrograms     *ebpf.MapSpec `ebpf:"dns_programs"`
+	Established4    *ebpf.MapSpec `ebpf:"established4"`
+	Established6    *ebpf.MapSpec `ebpf:"established6"`
+	FlowEvents      *ebpf.MapSpec `ebpf:"flow_events"`
+	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
+	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
+	LearntAddresses *ebpf.MapSpec `ebpf:"learnt_addresses"`
+	LearntSets      *ebpf.MapSpec `ebpf:"learnt_sets"`
+	LearntSlots     *ebpf.MapSpec `ebpf:"learnt_slots"`
+	LocalPrefixes4  *ebpf.MapSpec `ebpf:"local_prefixes4"`
+	LocalPrefixes6  *ebpf.MapSpec `ebpf:"local_prefixes6"`
+	Locals4         *ebpf.MapSpec `ebpf:"locals4"`
+	Locals6         *ebpf.MapSpec `ebpf:"locals6"`
+	MarkedLocals    *ebpf.MapSpec `ebpf:"marked_locals"`
+	Members         *ebpf.MapSpec `ebpf:"members"`
+	NameAnswers     *ebpf.MapSpec `ebpf:"name_answers"`
+	NameClasses     *ebpf.MapSpec `ebpf:"name_classes"`
+	NameCounts      *ebpf.MapSpec `ebpf:"name_counts"`
+	NameMeanings    *ebpf.MapSpec `ebpf:"name_meanings"`
+	NameRules       *ebpf.MapSpec `ebpf:"name_rules"`
+	NameSets        *ebpf.MapSpec `ebpf:"name_sets"`
+	Opening4        *ebpf.MapSpec `ebpf:"opening4"`
+	Opening6        *ebpf.MapSpec `ebpf:"opening6"`
+	Outcomes        *ebpf.MapSpec `ebpf:"outcomes"`
+	PacketCounts    *ebpf.MapSpec `ebpf:"packet_counts"`
+	PrefixHosts4    *ebpf.MapSpec `ebpf:"prefix_hosts4"`
+	PrefixHosts6    *ebpf.MapSpec `ebpf:"prefix_hosts6"`
+	PrefixIndexes   *ebpf.MapSpec `ebpf:"prefix_indexes"`
+	PrefixMarks4    *ebpf.MapSpec `ebpf:"prefix_marks4"`
+	PrefixMarks6    *ebpf.MapSpec `ebpf:"prefix_marks6"`
+	PrefixRuns4     *ebpf.MapSpec `ebpf:"prefix_runs4"`
+	Prefixes4       *ebpf.MapSpec `ebpf:"prefixes4"`
+	Prefixes6       *ebpf.MapSpec `ebpf:"prefixes6"`
+	Queries         *ebpf.MapSpec `ebpf:"queries"`
+	Questions       *ebpf.MapSpec `ebpf:"questions"`
+	Resolvers       *ebpf.MapSpec `ebpf:"resolvers"`
+	ScopeClasses    *ebpf.MapSpec `ebpf:"scope_classes"`
+	Spans           *ebpf.MapSpec `ebpf:"spans"`
+	XdpWithoutNote  *ebpf.MapSpec `ebpf:"xdp_without_note"`
 }
 
 // xdpVariableSpecs contains global variables before they are loaded into the kernel.
@@ -168,38 +192,50 @@ func (o *xdpObjects) Close() error {
 //
 // It can be passed to loadXdpObjects or ebpf.CollectionSpec.LoadAndAssign.
 type xdpMaps struct {
-	ClassParents   *ebpf.Map `ebpf:"class_parents"`
-	ControlMap     *ebpf.Map `ebpf:"control_map"`
-	DecisionCounts *ebpf.Map `ebpf:"decision_counts"`
-	DenialEvents   *ebpf.Map `ebpf:"denial_events"`
-	Denials        *ebpf.Map `ebpf:"denials"`
-	Established4   *ebpf.Map `ebpf:"established4"`
-	Established6   *ebpf.Map `ebpf:"established6"`
-	FlowEvents     *ebpf.Map `ebpf:"flow_events"`
-	Fragments      *ebpf.Map `ebpf:"fragments"`
-	Interfaces     *ebpf.Map `ebpf:"interfaces"`
-	LocalPrefixes4 *ebpf.Map `ebpf:"local_prefixes4"`
-	LocalPrefixes6 *ebpf.Map `ebpf:"local_prefixes6"`
-	Locals4        *ebpf.Map `ebpf:"locals4"`
-	Locals6        *ebpf.Map `ebpf:"locals6"`
-	MarkedLocals   *ebpf.Map `ebpf:"marked_locals"`
-	Members        *ebpf.Map `ebpf:"members"`
-	Opening4       *ebpf.Map `ebpf:"opening4"`
-	Opening6       *ebpf.Map `ebpf:"opening6"`
-	Outcomes       *ebpf.Map `ebpf:"outcomes"`
-	PacketCounts   *ebpf.Map `ebpf:"packet_counts"`
-	PrefixHosts4   *ebpf.Map `ebpf:"prefix_hosts4"`
-	PrefixHosts6   *ebpf.Map `ebpf:"prefix_hosts6"`
-	PrefixIndexes  *ebpf.Map `ebpf:"prefix_indexes"`
-	PrefixMarks4   *ebpf.Map `ebpf:"prefix_marks4"`
-	PrefixMarks6   *ebpf.Map `ebpf:"prefix_marks6"`
-	PrefixRuns4    *ebpf.Map `ebpf:"prefix_runs4"`
-	Prefixes4      *ebpf.Map `ebpf:"prefixes4"`
-	Prefixes6      *ebpf.Map `ebpf:"prefixes6"`
-	Questions      *ebpf.Map `ebpf:"questions"`
-	ScopeClasses   *ebpf.Map `ebpf:"scope_classes"`
-	Spans          *ebpf.Map `ebpf:"spans"`
-	XdpWithoutNote *ebpf.Map `ebpf:"xdp_without_note"`
+	ClassParents    *ebpf.Map `ebpf:"class_parents"`
+	ControlMap      *ebpf.Map `ebpf:"control_map"`
+	DecisionCounts  *ebpf.Map `ebpf:"decision_counts"`
+	DenialEvents    *ebpf.Map `ebpf:"denial_events"`
+	Denials         *ebpf.Map `ebpf:"denials"`
+	DnsPrograms     *ebpf.Map `ebpf:"dns_programs"`
+	Established4    *ebpf.Map `ebpf:"established4"`
+	Established6    *ebpf.Map `ebpf:"established6"`
+	FlowEvents      *ebpf.Map `ebpf:"flow_events"`
+	Fragments       *ebpf.Map `ebpf:"fragments"`
+	Interfaces      *ebpf.Map `ebpf:"interfaces"`
+	LearntAddresses *ebpf.Map `ebpf:"learnt_addresses"`
+	LearntSets      *ebpf.Map `ebpf:"learnt_sets"`
+	LearntSlots     *ebpf.Map `ebpf:"learnt_slots"`
+	LocalPrefixes4  *ebpf.Map `ebpf:"local_prefixes4"`
+	LocalPrefixes6  *ebpf.Map `ebpf:"local_prefixes6"`
+	Locals4         *ebpf.Map `ebpf:"locals4"`
+	Locals6         *ebpf.Map `ebpf:"locals6"`
+	MarkedLocals    *ebpf.Map `ebpf:"marked_locals"`
+	Members         *ebpf.Map `ebpf:"members"`
+	NameAnswers     *ebpf.Map `ebpf:"name_answers"`
+	NameClasses     *ebpf.Map `ebpf:"name_classes"`
+	NameCounts      *ebpf.Map `ebpf:"name_counts"`
+	NameMeanings    *ebpf.Map `ebpf:"name_meanings"`
+	NameRules       *ebpf.Map `ebpf:"name_rules"`
+	NameSets        *ebpf.Map `ebpf:"name_sets"`
+	Opening4        *ebpf.Map `ebpf:"opening4"`
+	Opening6        *ebpf.Map `ebpf:"opening6"`
+	Outcomes        *ebpf.Map `ebpf:"outcomes"`
+	PacketCounts    *ebpf.Map `ebpf:"packet_counts"`
+	PrefixHosts4    *ebpf.Map `ebpf:"prefix_hosts4"`
+	PrefixHosts6    *ebpf.Map `ebpf:"prefix_hosts6"`
+	PrefixIndexes   *ebpf.Map `ebpf:"prefix_indexes"`
+	PrefixMarks4    *ebpf.Map `ebpf:"prefix_marks4"`
+	PrefixMarks6    *ebpf.Map `ebpf:"prefix_marks6"`
+	PrefixRuns4     *ebpf.Map `ebpf:"prefix_runs4"`
+	Prefixes4       *ebpf.Map `ebpf:"prefixes4"`
+	Prefixes6       *ebpf.Map `ebpf:"prefixes6"`
+	Queries         *ebpf.Map `ebpf:"queries"`
+	Questions       *ebpf.Map `ebpf:"questions"`
+	Resolvers       *ebpf.Map `ebpf:"resolvers"`
+	ScopeClasses    *ebpf.Map `ebpf:"scope_classes"`
+	Spans           *ebpf.Map `ebpf:"spans"`
+	XdpWithoutNote  *ebpf.Map `ebpf:"xdp_without_note"`
 }
 
 func (m *xdpMaps) Close() error {
@@ -209,17 +245,27 @@ func (m *xdpMaps) Close() error {
 		m.DecisionCounts,
 		m.DenialEvents,
 		m.Denials,
+		m.DnsPrograms,
 		m.Established4,
 		m.Established6,
 		m.FlowEvents,
 		m.Fragments,
 		m.Interfaces,
+		m.LearntAddresses,
+		m.LearntSets,
+		m.LearntSlots,
 		m.LocalPrefixes4,
 		m.LocalPrefixes6,
 		m.Locals4,
 		m.Locals6,
 		m.MarkedLocals,
 		m.Members,
+		m.NameAnswers,
+		m.NameClasses,
+		m.NameCounts,
+		m.NameMeanings,
+		m.NameRules,
+		m.NameSets,
 		m.Opening4,
 		m.Opening6,
 		m.Outcomes,
@@ -232,7 +278,9 @@ func (m *xdpMaps) Close() error {
 		m.PrefixRuns4,
 		m.Prefixes4,
 		m.Prefixes6,
+		m.Queries,
 		m.Questions,
+		m.Resolvers,
 		m.ScopeClasses,
 		m.Spans,
 		m.XdpWithoutNote,

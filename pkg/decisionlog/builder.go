@@ -15,6 +15,7 @@ import (
 type builder struct {
 	legend      func(generation uint32) *compile.Legend
 	linkName    func(ifindex uint32) string
+	nameOf      func(*datapath.Event) string // may be nil
 	transports  [256]string
 	known       []*names // the newest last; the oldest makes room
 	generations map[uint32]*names
@@ -77,6 +78,10 @@ func (b *builder) fill(r *Record, e *datapath.Event) {
 	*peer = Endpoint{IPAddress: e.Peer, Port: e.PeerPort}
 	if e.Protocol != 0 {
 		peer.Protocol = b.transports[e.Protocol]
+	}
+	x.Question = e.Name
+	if b.nameOf != nil && e.Direction == policy.Outbound && e.Peer.IsValid() {
+		peer.FullyQualifiedDomainName = b.nameOf(e)
 	}
 
 	switch e.Kind {

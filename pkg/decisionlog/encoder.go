@@ -19,6 +19,7 @@ type encoder struct {
 
 func newEncoder(l *Log) *encoder {
 	e := &encoder{log: l, builder: newBuilder(l.options.Legend, l.options.Interface)}
+	e.builder.nameOf = l.options.Name
 	for _, s := range l.sinks {
 		e.needed[s.Format] = true
 	}

@@ -34,6 +34,7 @@ func (r *Record) AppendFlat(dst []byte) []byte {
 	dst = appendAddress(dst, `"SourceIpAddress":`, p.Source.IPAddress)
 	dst = appendPort(dst, `"SourcePort":`, p.Source.Port)
 	dst = appendText(dst, `"SourceProtocol":`, p.Source.Protocol)
+	dst = appendText(dst, `"DestinationFqdn":`, p.Destination.FullyQualifiedDomainName)
 	dst = appendPort(dst, `"DestinationPort":`, p.Destination.Port)
 	dst = appendText(dst, `"DestinationProtocol":`, p.Destination.Protocol)
 	if p.Destination.IPAddress.IsValid() {

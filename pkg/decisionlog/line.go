@@ -72,6 +72,13 @@ func (r *Record) AppendLine(dst []byte, style LineStyle) []byte {
 		dst = append(dst, ' ')
 		dst = appendPrintable(dst, rule)
 	}
+	for _, name := range []string{peer.FullyQualifiedDomainName, x.Question} {
+		if name != "" {
+			dst = append(dst, " ("...)
+			dst = appendPrintable(dst, name)
+			dst = append(dst, ')')
+		}
+	}
 	if r.Count > 1 {
 		dst = append(dst, " ×"...)
 		dst = strconv.AppendUint(dst, uint64(r.Count), 10)

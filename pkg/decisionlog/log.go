@@ -21,6 +21,10 @@ type Options struct {
 	// Interface returns the name of an interface, "" if it has none. Optional;
 	// without it records show the number. Called like Legend.
 	Interface func(ifindex uint32) string
+	// Name returns the name that has opened the peer's address of an outbound
+	// event, or of a denial a name that somebody was told it for; "" if there is
+	// none. Optional. One goroutine calls it, for each such event.
+	Name func(*datapath.Event) string
 	// Sinks get every record. Optional: subscribers get theirs without any.
 	Sinks []Sink
 	// QueueEvents is how many events may wait to be encoded, of allowed flows and

@@ -48,6 +48,7 @@ func (e *Endpoint) appendMember(dst []byte, open string) []byte {
 	dst = appendAddress(dst, `"ipAddress":`, e.IPAddress)
 	dst = appendPort(dst, `"port":`, e.Port)
 	dst = appendText(dst, `"protocol":`, e.Protocol)
+	dst = appendText(dst, `"fullyQualifiedDomainName":`, e.FullyQualifiedDomainName)
 	return append(closeObject(dst), ',')
 }
 
@@ -66,6 +67,7 @@ func (x *Extension) appendJSON(dst []byte) []byte {
 		dst = x.Flow.appendJSON(dst)
 		dst = append(dst, ',')
 	}
+	dst = appendText(dst, `"question":`, x.Question)
 	if x.Member != 0 {
 		dst = appendNumber(dst, `"member":`, uint64(x.Member))
 	}

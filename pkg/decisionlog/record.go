@@ -61,6 +61,9 @@ type Endpoint struct {
 	IPAddress netip.Addr `json:"ipAddress,omitzero"`
 	Port      uint16     `json:"port,string,omitempty"`
 	Protocol  string     `json:"protocol,omitempty"` // of a peer only
+	// FullyQualifiedDomainName is the name that has opened the address, or of a
+	// denial one that somebody was told it for. Of a destination only.
+	FullyQualifiedDomainName string `json:"fullyQualifiedDomainName,omitempty"`
 }
 
 // Extension is what an operator needs and NSP's schema has no place for.
@@ -74,6 +77,7 @@ type Extension struct {
 	Direction  string        `json:"direction"`
 	Local      Endpoint      `json:"local,omitzero"`
 	Flow       Flow          `json:"flow,omitzero"`
+	Question   string        `json:"question,omitempty"` // what a denied question asked a resolver for
 
 	// Member and Outcome are set where the legend of the generation is not
 	// known and they stand for something.

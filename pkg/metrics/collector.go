@@ -96,6 +96,14 @@ func (p page) agent(s *api.Status) {
 		}
 	}
 	addresses := gauge("name_addresses", "Addresses that a name of an outbound rule stands for.", "name")
+	events := counter("name_events_total", "Questions, answers and addresses of names by what came of them, since the data path was first loaded; those of the agent (agent-) since its start.", "event")
+	for _, e := range s.NameEvents {
+		p.put(events, float64(e.Count), e.Event)
+	}
+	open := gauge("name_open_addresses", "Addresses that names have opened, as of the last sweep, by who learnt them: inline, answer, resolved or kept.", "learnt")
+	for _, o := range s.OpenAddresses {
+		p.put(open, float64(o.Count), o.Event)
+	}
 	failing := gauge("name_failing", "Is 1 while a name cannot be resolved and keeps the addresses it had.", "name")
 	for _, n := range s.Names {
 		p.put(addresses, float64(len(n.Addresses)), n.Name)

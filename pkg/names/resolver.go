@@ -71,6 +71,8 @@ type Resolver struct {
 	changed chan struct{}
 	wanted  chan struct{} // the set of names changed
 
+	refreshed chan struct{}
+
 	mu    sync.Mutex
 	names map[string]*name
 	trial error // of reading or writing the state file
@@ -92,6 +94,8 @@ func New(o Options) (*Resolver, error) {
 		ready:   make(chan struct{}),
 		changed: make(chan struct{}, 1),
 		wanted:  make(chan struct{}, 1),
+
+		refreshed: make(chan struct{}, 1),
 	}
 	r.names, r.trial = load(o.State)
 	return r, nil
@@ -225,6 +229,7 @@ func (r *Resolver) round(ctx context.Context, due []string) {
 	}
 	_ = group.Wait() // what went wrong is entered with its name
 	r.keep()
+	signal(r.refreshed)
 }
 
 // enter notes the answers for a name and plans the next question.

@@ -61,6 +61,9 @@ const (
 	ReasonLinkedPerimeter Reason = "linked-perimeter"
 	// ReasonAccessRule: an access rule of the member's profile matches.
 	ReasonAccessRule Reason = "access-rule"
+	// ReasonResolverAccess: a member whose rules have names asks a resolver of
+	// the host.
+	ReasonResolverAccess Reason = "resolver-access"
 	// ReasonNoAccessRule: nothing matches and the mode is Enforced or Audit.
 	ReasonNoAccessRule Reason = "no-access-rule"
 	// ReasonSecuredByPerimeter: nothing matches and the resource is
@@ -97,7 +100,7 @@ func CategoryOf(reason Reason, direction Direction) Category {
 		return pick(IntraPerimeterInboundAllowed, OutboundAttempt)
 	case ReasonLinkedPerimeter:
 		return pick(CrossPerimeterInboundAllowed, CrossPerimeterOutboundAllowed)
-	case ReasonFailsafe, ReasonAccessRule:
+	case ReasonFailsafe, ReasonAccessRule, ReasonResolverAccess:
 		return pick(PublicInboundPerimeterRulesAllowed, PublicOutboundPerimeterRulesAllowed)
 	case ReasonFirewallRule, ReasonPublicAccessEnabled:
 		return pick(PublicInboundResourceRulesAllowed, PublicOutboundResourceRulesAllowed)

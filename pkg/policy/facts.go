@@ -13,9 +13,16 @@ type Facts struct {
 	Hostname   string
 	Interfaces []Interface
 
-	// Names holds the addresses each fully qualified domain name of an
-	// outbound rule stands for at the moment. A name that is missing has none.
+	// Names holds what has been learnt of names that rules cover: the addresses
+	// that are open at the moment. Compiled tables do not hold them; the data path
+	// has them in a table of its own.
 	Names map[string][]netip.Addr
+	// Resolvers are what the host asks for names. Members with names in their
+	// rules may ask them without a rule.
+	Resolvers []netip.Addr
+	// StrictNames: members with names in their rules may ask for these only. TCP,
+	// in which questions cannot be read, is then not part of access to resolvers.
+	StrictNames bool
 
 	// Failsafe is the operator's list of traffic that no policy may cut off.
 	// Only Name, Direction, AddressPrefixes (empty = every peer) and Ports

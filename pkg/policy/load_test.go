@@ -163,6 +163,7 @@ resources:
 		{"every protocol", rule(`name: r, direction: Inbound, addressPrefixes: [10.0.0.0/8], ports: [tcp, udp/0, sctp/1-2, dccp/65535, udplite, icmp, igmp, gre, esp, ah, ip/89, ip/255]`)},
 		{"overlapping ports", rule(`name: r, direction: Inbound, addressPrefixes: [10.0.0.0/8], ports: [tcp, tcp/80, tcp/1-100]`)},
 		{"an underscore in a name", rule(`name: r, direction: Outbound, fullyQualifiedDomainNames: [_a.b-c.xn--bcher-kva.example]`)},
+		{"wildcard names", rule(`name: r, direction: Outbound, fullyQualifiedDomainNames: ["*.blob.example.net", "*.Blob.Example.org.", "*.internal", "*.xn--bcher-kva.example"]`)},
 		{"a link that nobody answered", "perimeters: [{name: p, links: [{name: l, remotePerimeter: q, localInboundProfiles: []}]}, {name: q}]"},
 		{"an answer to no link", "perimeters: [{name: p, linkReferences: [{name: l, remotePerimeter: q, localInboundProfiles: []}]}, {name: q}]"},
 		{"links both ways", "perimeters: [{name: p, links: [{name: l, remotePerimeter: q, localInboundProfiles: []}], linkReferences: [{name: l, remotePerimeter: q, localInboundProfiles: []}]}, {name: q}]"},

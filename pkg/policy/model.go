@@ -113,7 +113,7 @@ type AccessRule struct {
 
 	AddressPrefixes           []netip.Prefix // masked
 	Subscriptions             []string       // inbound only
-	FullyQualifiedDomainNames []string       // outbound only; lower case, no trailing dot, exact
+	FullyQualifiedDomainNames []string       // outbound only; lower case, no trailing dot; exact, or "*." and what names must be below
 	ServiceTags               []string       // keys of Policy.ServiceTags
 
 	// Ports limits the rule: local ports inbound, the peer's ports outbound.

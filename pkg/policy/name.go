@@ -108,17 +108,26 @@ func parsePattern(s string) (string, error) {
 	return s, nil
 }
 
-// parseDomainName checks a fully qualified domain name and returns it in lower
-// case, without the trailing dot.
+// wildcard is what a wildcard name begins with. It stands for one label or more.
+const wildcard = "*."
+
+// parseDomainName checks a fully qualified domain name, or a wildcard for all
+// names below one, and returns it in lower case, without the trailing dot.
 func parseDomainName(s string) (string, error) {
 	name := strings.ToLower(strings.TrimSuffix(s, "."))
-	labels := strings.Split(name, ".")
+	below, isWildcard := strings.CutPrefix(name, wildcard)
+	labels := strings.Split(below, ".")
 	last := labels[len(labels)-1]
 	switch {
-	case strings.Contains(name, "*"):
+	case name == "*":
 		return s, &fault{
-			quote(s) + " is a wildcard name, which is not supported yet",
-			"write each name exactly, or use addressPrefixes",
+			quote(s) + " stands for every name there is",
+			`write names, or wildcards such as "*.example.com"; to allow all addresses, write addressPrefixes`,
+		}
+	case strings.Contains(below, "*"):
+		return s, &fault{
+			quote(s) + ` has a "*" that is not a label of its own in front`,
+			`write "*." in front of the names it stands for, such as "*.blob.example.net", or write each name exactly`,
 		}
 	case isAddress(s):
 		return s, &fault{quote(s) + " is an address, not a name", "write it in addressPrefixes"}
@@ -129,7 +138,7 @@ func parseDomainName(s string) (string, error) {
 		}
 	case len(name) > 253:
 		return s, &fault{fmt.Sprintf("name %s has %d characters", quote(s), len(name)), "write at most 253"}
-	case len(labels) < 2 && name != "":
+	case len(labels) < 2 && name != "" && !isWildcard:
 		return s, &fault{
 			quote(s) + " is not fully qualified",
 			`write the whole name, such as "vault.example.com"`,
@@ -150,6 +159,18 @@ func parseDomainName(s string) (string, error) {
 		}
 	}
 	return name, nil
+}
+
+// NameCovers reports whether a name of a rule, as Load returns it, covers the
+// name that somebody asks for: in lower case, without a trailing dot. An exact
+// name covers only itself, a wildcard only names below it.
+func NameCovers(written, asked string) bool {
+	below, isWildcard := strings.CutPrefix(written, wildcard)
+	if !isWildcard {
+		return written == asked
+	}
+	front, found := strings.CutSuffix(asked, "."+below)
+	return found && front != ""
 }
 
 func isAddress(s string) bool {

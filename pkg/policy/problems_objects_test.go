@@ -232,8 +232,25 @@ perimeters:
 
 func TestProblemsWithDomainNames(t *testing.T) {
 	testProblems(t, []problemCase{
-		{"wildcard", rule(`name: r, direction: Outbound, fullyQualifiedDomainNames: ["*.blob.example.net"]`), []string{
-			`P:2:60: "*.blob.example.net" is a wildcard name, which is not supported yet: write each name exactly, or use addressPrefixes`,
+		{"every name", rule(`name: r, direction: Outbound, fullyQualifiedDomainNames: ["*", "*."]`), []string{
+			`P:2:60: "*" stands for every name there is: write names, or wildcards such as "*.example.com"; to allow all addresses, write addressPrefixes`,
+			`P:2:65: "*." stands for every name there is: write names, or wildcards such as "*.example.com"; to allow all addresses, write addressPrefixes`,
+		}},
+		{"wildcards elsewhere", rule(`name: r, direction: Outbound, fullyQualifiedDomainNames: [a.*.example.net, "*a.example.net", "*.*.example.net", "**.example.net", example.*]`), []string{
+			`P:2:60: "a.*.example.net" has a "*" that is not a label of its own in front: write "*." in front of the names it stands for, such as "*.blob.example.net", or write each name exactly`,
+			`P:2:77: "*a.example.net" has a "*" that is not a label of its own in front: write "*." in front of the names it stands for, such as "*.blob.example.net", or write each name exactly`,
+			`P:2:95: "*.*.example.net" has a "*" that is not a label of its own in front: write "*." in front of the names it stands for, such as "*.blob.example.net", or write each name exactly`,
+			`P:2:114: "**.example.net" has a "*" that is not a label of its own in front: write "*." in front of the names it stands for, such as "*.blob.example.net", or write each name exactly`,
+			`P:2:132: "example.*" has a "*" that is not a label of its own in front: write "*." in front of the names it stands for, such as "*.blob.example.net", or write each name exactly`,
+		}},
+		{"wildcard with a U-label", rule(`name: r, direction: Outbound, fullyQualifiedDomainNames: ["*.bücher.example"]`), []string{
+			`P:2:60: "*.bücher.example" holds characters that are not sent in DNS: write the name in its ASCII form, with labels that begin with "xn--"`,
+		}},
+		{"wildcard twice", rule(`name: r, direction: Outbound, fullyQualifiedDomainNames: ["*.a.example", "*.A.example."]`), []string{
+			`P:2:75: "*.A.example." stands twice in fullyQualifiedDomainNames (first in line 2): keep one`,
+		}},
+		{"wildcard of an address", rule(`name: r, direction: Outbound, fullyQualifiedDomainNames: ["*.0.0.1"]`), []string{
+			`P:2:60: "*.0.0.1" ends in a label of digits only, which no domain name does: write a name, or an address in addressPrefixes`,
 		}},
 		{"address", rule(`name: r, direction: Outbound, fullyQualifiedDomainNames: [10.0.0.1]`), []string{
 			`P:2:60: "10.0.0.1" is an address, not a name: write it in addressPrefixes`,

@@ -110,6 +110,9 @@ func (e *Evaluator) judgeFor(m *member, direction policy.Direction, pkt Packet) 
 			return allow(policy.ReasonAccessRule, rule)
 		}
 	}
+	if e.resolverAccess(m, direction, pkt) {
+		return allow(policy.ReasonResolverAccess, "")
+	}
 	return e.judgeDefault(m, direction, pkt)
 }
 

@@ -3,6 +3,7 @@ package reference
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/perimeterd/perimeterd/pkg/policy"
 )
@@ -32,16 +33,29 @@ func (a match) before(b match) bool {
 	return a.rule < b.rule
 }
 
+// selector reports whether a rule's selector contains the peer, and the length of
+// the longest prefix that does.
+type selector func(rule policy.AccessRule, peer netip.Addr) (bits int, ok bool)
+
 // bestRule returns the name of the rule that allows the packet. Any rule that
-// matches is enough; of several, the closest is named.
+// matches is enough; of several, the closest is named. Names are asked only where
+// no rule allows without them, and not of what goes to many.
 func (e *Evaluator) bestRule(rules []policy.AccessRule, direction policy.Direction, pkt Packet) (string, bool) {
+	rule, ok := e.bestRuleBy(e.selects, rules, direction, pkt)
+	if !ok && !e.isMulticast(pkt) {
+		rule, ok = e.bestRuleBy(e.selectsByName, rules, direction, pkt)
+	}
+	return rule, ok
+}
+
+func (e *Evaluator) bestRuleBy(selects selector, rules []policy.AccessRule, direction policy.Direction, pkt Packet) (string, bool) {
 	var best match
 	found := false
 	for _, rule := range rules {
 		if rule.Direction != direction || e.expired(rule) {
 			continue
 		}
-		bits, ok := e.selects(rule, pkt.Peer)
+		bits, ok := selects(rule, pkt.Peer)
 		if !ok {
 			continue
 		}
@@ -72,17 +86,12 @@ func (e *Evaluator) expired(rule policy.AccessRule) bool {
 }
 
 // selects reports whether the rule's selector contains the peer, and the
-// length of the longest prefix that does. An address of a name is a
-// full-length prefix; a resource of a subscription has the prefix it matches by.
+// length of the longest prefix that does. A resource of a subscription has the
+// prefix it matches by.
 func (e *Evaluator) selects(rule policy.AccessRule, peer netip.Addr) (bits int, ok bool) {
 	prefixes := slices.Clone(rule.AddressPrefixes)
 	for _, tag := range rule.ServiceTags {
 		prefixes = append(prefixes, e.policy.ServiceTags[tag]...)
-	}
-	for _, name := range rule.FullyQualifiedDomainNames {
-		for _, addr := range e.facts.Names[name] {
-			prefixes = append(prefixes, netip.PrefixFrom(addr, addr.BitLen()))
-		}
 	}
 	if len(rule.Subscriptions) > 0 {
 		for _, m := range e.carriedMembers(peer) {
@@ -92,6 +101,59 @@ func (e *Evaluator) selects(rule policy.AccessRule, peer netip.Addr) (bits int, 
 		}
 	}
 	return longestMatch(prefixes, peer)
+}
+
+// selectsByName is selects for what names have opened. Each address is a
+// full-length prefix.
+func (e *Evaluator) selectsByName(rule policy.AccessRule, peer netip.Addr) (bits int, ok bool) {
+	for asked, addresses := range e.facts.Names {
+		covers := func(written string) bool { return covers(written, asked) }
+		if slices.ContainsFunc(rule.FullyQualifiedDomainNames, covers) && slices.Contains(addresses, peer) {
+			return peer.BitLen(), true
+		}
+	}
+	return 0, false
+}
+
+// covers reports whether a name of a rule covers one that was asked for, label by
+// label: "*" in front stands for one label or more.
+func covers(written, asked string) bool {
+	wanted, labels := strings.Split(written, "."), strings.Split(asked, ".")
+	if wanted[0] == "*" {
+		wanted = wanted[1:]
+		if len(labels) <= len(wanted) {
+			return false
+		}
+		labels = labels[len(labels)-len(wanted):]
+	}
+	return slices.Equal(wanted, labels)
+}
+
+// resolverAccess reports whether the packet asks a resolver of the host, for a
+// member some of whose outbound rules, of those that count, have names.
+func (e *Evaluator) resolverAccess(m *member, direction policy.Direction, pkt Packet) bool {
+	if direction != policy.Outbound || !slices.Contains(e.facts.Resolvers, pkt.Peer) || pkt.rulePort(direction) != 53 {
+		return false
+	}
+	if pkt.Protocol != policy.ProtocolUDP && (pkt.Protocol != policy.ProtocolTCP || e.facts.StrictNames) {
+		return false
+	}
+	var rules []policy.AccessRule
+	if m.associated() {
+		rules = append(rules, m.profile.AccessRules...)
+	}
+	if ownRulesCount(m) {
+		rules = append(rules, m.resource.Firewall...)
+	}
+	return slices.ContainsFunc(rules, func(rule policy.AccessRule) bool {
+		return rule.Direction == policy.Outbound && !e.expired(rule) && len(rule.FullyQualifiedDomainNames) > 0
+	})
+}
+
+// ownRulesCount reports whether the resource's own rules decide what the steps
+// before them leave open.
+func ownRulesCount(m *member) bool {
+	return (m.mode == policy.Learning || m.mode == policy.Unassociated) && m.resource.PublicNetworkAccess != policy.SecuredByPerimeter
 }
 
 // narrowest returns the width of the narrowest item that contains protocol and

@@ -134,13 +134,14 @@ func TestWhichRuleIsNamed(t *testing.T) {
 		policy.AccessRule{Name: "prod", Direction: in, Subscriptions: []string{"prod"}},
 		policy.AccessRule{Name: "tagged", Direction: in, ServiceTags: []string{"Storage"}},
 		policy.AccessRule{Name: "named", Direction: out, FullyQualifiedDomainNames: []string{"vault.example.com"}},
+		limited(policy.AccessRule{Name: "named-narrow", Direction: out, FullyQualifiedDomainNames: []string{"vault.example.com"}}, tcp(443, 443)),
 		rule("net-out", out, "203.0.113.0/24"),
 	)
 	p.ServiceTags = map[string][]netip.Prefix{"Storage": prefixes("203.0.113.76/31")}
 	p.Resources = append(p.Resources, host("other", "203.0.113.64/27"))
 	p.Resources[1].Subscription = "prod"
 	e := reference.New(p, policy.Facts{Now: now, Names: map[string][]netip.Addr{
-		"vault.example.com": {netip.MustParseAddr("203.0.113.5")},
+		"vault.example.com": {netip.MustParseAddr("203.0.113.5"), netip.MustParseAddr("203.0.114.5")},
 	}})
 	judge(t, e, []row{
 		{"narrowest ports", tcpPacket(in, memberAddr, 80, plainPeer, 9), allowed, byRule, "db", "x-net-http"},
@@ -152,7 +153,9 @@ func TestWhichRuleIsNamed(t *testing.T) {
 		{"first by byte", tcpPacket(in, memberAddr, 443, nobody, 9), allowed, byRule, "db", "B-all"},
 		{"subscription has its resource's prefix", tcpPacket(in, memberAddr, 443, "203.0.113.65", 9), allowed, byRule, "db", "prod"},
 		{"tag is longer", tcpPacket(in, memberAddr, 443, subscribed, 9), allowed, byRule, "db", "tagged"},
-		{"a name is a host", tcpPacket(out, memberAddr, 9, "203.0.113.5", 443), allowed, byRule, "db", "named"},
+		{"a name is asked last", tcpPacket(out, memberAddr, 9, "203.0.113.5", 443), allowed, byRule, "db", "net-out"},
+		{"of two rules with names, the narrower", tcpPacket(out, memberAddr, 9, "203.0.114.5", 443), allowed, byRule, "db", "named-narrow"},
+		{"the other one", tcpPacket(out, memberAddr, 9, "203.0.114.5", 444), allowed, byRule, "db", "named"},
 		{"beside the name", tcpPacket(out, memberAddr, 9, "203.0.113.6", 443), allowed, byRule, "db", "net-out"},
 	})
 }
@@ -215,17 +218,55 @@ func TestNames(t *testing.T) {
 		return list
 	}
 	e := reference.New(p, policy.Facts{Now: now, Names: map[string][]netip.Addr{
-		"vault.example.com":  addrs("203.0.113.1", "2001:db8::1"),
-		"*.blob.example.net": addrs("203.0.113.3"),
-		"other.example.com":  addrs("203.0.113.9"),
+		"vault.example.com":    addrs("203.0.113.1", "2001:db8::1"),
+		"a.blob.example.net":   addrs("203.0.113.3"),
+		"a.b.blob.example.net": addrs("203.0.113.4"),
+		"blob.example.net":     addrs("203.0.113.5"),
+		"a.xblob.example.net":  addrs("203.0.113.6"),
+		"a.vault.example.com":  addrs("203.0.113.7"),
+		"xvault.example.com":   addrs("203.0.113.8"),
+		"other.example.com":    addrs("203.0.113.9"),
 	}})
 	judge(t, e, []row{
 		{"v4", tcpPacket(out, memberAddr, 9, "203.0.113.1", 443), allowed, byRule, "db", "vault"},
 		{"v6", tcpPacket(out, "fd20::5", 9, "2001:db8::1", 443), allowed, byRule, "db", "vault"},
 		{"neighbour", tcpPacket(out, memberAddr, 9, "203.0.113.2", 443), denied, noRule, "db", ""},
 		{"wildcard", tcpPacket(out, memberAddr, 9, "203.0.113.3", 443), allowed, byRule, "db", "blobs"},
+		{"wildcard, two labels", tcpPacket(out, memberAddr, 9, "203.0.113.4", 443), allowed, byRule, "db", "blobs"},
+		{"what a wildcard is below", tcpPacket(out, memberAddr, 9, "203.0.113.5", 443), denied, noRule, "db", ""},
+		{"not at a label's edge", tcpPacket(out, memberAddr, 9, "203.0.113.6", 443), denied, noRule, "db", ""},
+		{"below an exact name", tcpPacket(out, memberAddr, 9, "203.0.113.7", 443), denied, noRule, "db", ""},
+		{"ends in an exact name", tcpPacket(out, memberAddr, 9, "203.0.113.8", 443), denied, noRule, "db", ""},
 		{"name of no rule", tcpPacket(out, memberAddr, 9, "203.0.113.9", 443), denied, noRule, "db", ""},
 		{"inbound", tcpPacket(in, memberAddr, 9, "203.0.113.1", 443), denied, noRule, "db", ""},
+	})
+}
+
+// TestResolverAccess: who has names in his rules may ask the host's resolvers.
+func TestResolverAccess(t *testing.T) {
+	const resolver, another = "203.0.113.53", "203.0.113.54"
+	named := policy.AccessRule{Name: "vault", Direction: out, FullyQualifiedDomainNames: []string{"vault.example.com"}}
+	facts := policy.Facts{Now: now, Resolvers: []netip.Addr{netip.MustParseAddr(resolver)}}
+	byResolver := policy.ReasonResolverAccess
+	e := reference.New(enforced(named), facts)
+	judge(t, e, []row{
+		{"UDP", udpPacket(out, memberAddr, 9, resolver, 53), allowed, byResolver, "db", ""},
+		{"TCP", tcpPacket(out, memberAddr, 9, resolver, 53), allowed, byResolver, "db", ""},
+		{"another port", udpPacket(out, memberAddr, 9, resolver, 54), denied, noRule, "db", ""},
+		{"not one of the host's", udpPacket(out, memberAddr, 9, another, 53), denied, noRule, "db", ""},
+		{"inbound", udpPacket(in, memberAddr, 53, resolver, 9), denied, noRule, "db", ""},
+	})
+	strictly := facts
+	strictly.StrictNames = true
+	judge(t, reference.New(enforced(named), strictly), []row{
+		{"strict, UDP", udpPacket(out, memberAddr, 9, resolver, 53), allowed, byResolver, "db", ""},
+		{"strict, TCP", tcpPacket(out, memberAddr, 9, resolver, 53), denied, noRule, "db", ""},
+	})
+	judge(t, reference.New(enforced(until(named, now)), facts), []row{
+		{"the rule has ended", udpPacket(out, memberAddr, 9, resolver, 53), denied, noRule, "db", ""},
+	})
+	judge(t, reference.New(enforced(rule("net", out, "203.0.113.0/26")), facts), []row{
+		{"no names", udpPacket(out, memberAddr, 9, "203.0.113.99", 53), denied, noRule, "db", ""},
 	})
 }
 

@@ -1,6 +1,7 @@
 package randompolicy
 
 import (
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -99,8 +100,13 @@ func selected(p *policy.Policy, facts policy.Facts, rule policy.AccessRule) []ne
 		list = append(list, p.ServiceTags[tag]...)
 	}
 	for _, name := range rule.FullyQualifiedDomainNames {
-		for _, addr := range facts.Names[name] {
-			list = append(list, netip.PrefixFrom(addr, addr.BitLen()))
+		for _, asked := range slices.Sorted(maps.Keys(facts.Names)) {
+			if !policy.NameCovers(name, asked) {
+				continue
+			}
+			for _, addr := range facts.Names[asked] {
+				list = append(list, netip.PrefixFrom(addr, addr.BitLen()))
+			}
 		}
 	}
 	for _, resource := range p.Resources {

@@ -21,8 +21,12 @@ func (d *draw) drawSelectors() {
 	for _, tag := range d.tagNames {
 		d.tags[tag] = randomPrefixes(d.r, 70)
 	}
-	d.names = []string{"vault.example.com", "*.blob.example.net", "unresolved.example.com"}
-	for _, name := range d.names[:2] {
+	d.names = []string{"vault.example.com", "*.blob.example.net", "*.example.net", "a.blob.example.net", "unresolved.example.com"}
+	for range d.r.IntN(3) {
+		d.facts.Resolvers = append(d.facts.Resolvers, edgeOf(d.r, randomPrefix(d.r, 50)))
+	}
+	d.facts.StrictNames = chance(d.r, 20)
+	for _, name := range []string{"vault.example.com", "a.blob.example.net", "x.y.blob.example.net", "blob.example.net", "a.xblob.example.net", "b.vault.example.com"} {
 		for range 1 + d.r.IntN(4) {
 			addr := edgeOf(d.r, randomPrefix(d.r, 50))
 			if !isMulticast(addr) && !slices.Contains(d.facts.Names[name], addr) {

@@ -1,0 +1,73 @@
+package datapath
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/perimeterd/perimeterd/pkg/names"
+)
+
+// nextAnswer returns what the data path leaves to the agent.
+func (r *namesRig) nextAnswer(t *testing.T) (answer NameAnswer, ok bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	err := r.ReadAnswers(ctx, func(a NameAnswer) {
+		answer, ok = a, true
+		cancel()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer, ok
+}
+
+// TestAnswersLeftToTheAgent: where the data path does not read answers, and of
+// those that it cannot take, the agent gets what was asked, by whom and of whom, and
+// the message; and nothing that nobody has asked for.
+func TestAnswersLeftToTheAgent(t *testing.T) {
+	t.Run("all of them", func(t *testing.T) {
+		r := newNamesRig(t, Options{Names: NameOptions{ByAgent: true}}, namesRule("vault", 443, "vault.example.com"))
+		e := ask("Vault.example.com", dns.TypeA)
+		m := e.reply(t, vaultRecord)
+		e.asked(t, r.rig)
+		other := *m
+		other.Id++
+		counted := r.counted(t, func() {
+			e.answered(t, r.rig, wireOf(t, &other))
+			e.answered(t, r.rig, wireOf(t, m))
+		})
+		if counted["no-question"] != 1 || counted["left-not-read"] != 1 {
+			t.Errorf("counted %v", counted)
+		}
+		got, ok := r.nextAnswer(t)
+		if !ok || got.Name != "vault.example.com" || got.Type != dns.TypeA || got.Local.String() != member4 || got.Resolver.String() != resolver4 ||
+			!got.Whole || string(got.Message) != wireOf(t, m) {
+			t.Fatalf("left %+v", got)
+		}
+		said, err := names.ReadAnswer(got.Message, got.Name, got.Type)
+		if err != nil || len(said.Addresses) != 1 || said.TTL != 300*time.Second {
+			t.Errorf("it says %+v, %v", said, err)
+		}
+		if sets := r.tables.SetsFor(got.Local, got.Name); len(sets) != 1 || sets[0] != r.tables.Sets[0].ID {
+			t.Errorf("it opens %v of %+v", sets, r.tables.Sets)
+		}
+	})
+	t.Run("truncated", func(t *testing.T) {
+		r := newNamesRig(t, Options{}, namesRule("vault", 443, "vault.example.com"))
+		e := ask("vault.example.com", dns.TypeA)
+		m := e.reply(t, vaultRecord)
+		m.Truncated = true
+		e.asked(t, r.rig)
+		e.answered(t, r.rig, wireOf(t, m))
+		got, ok := r.nextAnswer(t)
+		if !ok || got.Whole || got.Name != "vault.example.com" {
+			t.Errorf("left %+v", got)
+		}
+		r.forgetFlows(t)
+		r.expectOpen(t, "203.0.113.1", 443, false)
+	})
+}
