@@ -54,7 +54,7 @@ check: build ## Check format, modules, both architectures, headers and generated
 	bin/perimeterd --check --settings deploy/kubernetes/settings.yaml --policy deploy/kubernetes/policy
 
 bench: ## Measure against bare floors and nftables, as root: all, or what ONLY matches; BENCHFLAGS=--help
-	go run ./tests/bench --only '$(ONLY)' $(BENCHFLAGS)
+	go run ./tests/bench --only '$(value ONLY)' $(BENCHFLAGS)
 
 fuzz: ## Fuzz each target for FUZZTIME (30s)
 	scripts/fuzz $(FUZZTIME)
