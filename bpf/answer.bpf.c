@@ -297,7 +297,7 @@ static __always_inline __u32 answer_judge(context *skb, struct question *questio
 
 	if (dns->message[2] & 0x02)
 		why = NAME_LEFT_TRUNCATED;
-	else if (forget(dns->whole) > DNS_MESSAGE_MAX || skb->gso_size)
+	else if (forget(dns->whole) > forget(dns->length) || skb->gso_size)
 		why = NAME_LEFT_TOO_LONG;
 	else if (dns->message[3] & 0x0f)
 		said = NAME_OPENED_NOTHING;

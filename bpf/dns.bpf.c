@@ -186,6 +186,7 @@ SEC("tc") int dns_forward(context *skb)
 	if (!query)
 		dns_count(NAME_NO_QUESTION);
 	else
-		names_leave_to_agent(dns, &question->packet, query, NAME_LEFT_NOT_READ);
+		names_leave_to_agent(dns, &question->packet, query,
+				     forget(dns->whole) > forget(dns->length) ? NAME_LEFT_TOO_LONG : NAME_LEFT_NOT_READ);
 	return TC_NEXT;
 }

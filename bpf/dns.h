@@ -87,7 +87,6 @@ struct dns {
 	struct learnt learnt;
 	struct learnt_slot slot;
 	struct learnt_key victim; /* what makes room */
-	struct learnt_set fresh;
 };
 
 enum dns_slot {
@@ -231,21 +230,26 @@ static __always_inline __u32 dns_u16(const struct dns *dns, __u32 at)
 }
 
 /*
- * Copies the message of a UDP packet, at most `most` bytes (a power of two) of
- * it. False if it has not even a header, or is not there.
+ * Copies the message of a UDP packet, at most `most` bytes (a power of two) of it,
+ * or what of it is in a first fragment; dns->whole is then more than dns->length.
+ * False if it has not even a header, or is not there.
  */
 static __always_inline bool dns_load(context *ctx, struct dns *dns, const struct packet *pkt, __u32 most)
 {
-	__u32 start = forget(pkt->l4_offset) + 8, length;
+	__u32 start = forget(pkt->l4_offset) + 8, here = forget(pkt->l4_length), length;
 	__u16 said_be;
 
 	if (bpf_skb_load_bytes(ctx, start - 4, &said_be, sizeof(said_be)) != 0)
 		return false;
 	length = bpf_ntohs(said_be); /* what the receiver gets; the IP packet may be longer */
-	if (length < 8 + DNS_HEADER || length > forget(pkt->l4_length))
+	if (length > here && forget(pkt->fragment) != FRAGMENT_FIRST)
+		return false;
+	dns->whole = length - 8;
+	if (length > here)
+		length = here;
+	if (length < 8 + DNS_HEADER)
 		return false;
 	length -= 8;
-	dns->whole = length;
 	if (length > most)
 		length = most;
 	dns->length = length;

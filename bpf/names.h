@@ -73,19 +73,14 @@ static __always_inline __u64 names_meaning(const struct control *control, const 
 /* Finds a slot for dns->opened in its set; whose it was makes room. */
 static __always_inline void names_take_slot(struct dns *dns)
 {
-	__u32 limit = settings.addresses_per_set;
 	struct learnt_set *set = bpf_map_lookup_elem(&learnt_sets, &dns->opened.set);
 	__u64 longest = 0;
-	__u32 slot = 0;
+	__u32 slot = 0, limit;
 	bool idle = true;
 
-	if (!set) {
-		dns->fresh.next = 0;
-		bpf_map_update_elem(&learnt_sets, &dns->opened.set, &dns->fresh, BPF_NOEXIST);
-		set = bpf_map_lookup_elem(&learnt_sets, &dns->opened.set);
-	}
-	if (!set || limit == 0)
+	if (!set || set->limit == 0)
 		return;
+	limit = set->limit;
 	dns->slot.set = dns->opened.set;
 	dns->slot.pad = 0;
 	for (int i = 0; i < LEARNT_SAMPLE; i++) {

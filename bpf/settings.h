@@ -37,8 +37,6 @@ struct load_settings {
 	__u32 dns_strict;
 	/* 1: answers are believed of those in `resolvers` only. */
 	__u32 resolvers_listed;
-	/* Addresses that one set of names may have. */
-	__u32 addresses_per_set;
 	/* How long an address is open at least and at most, and beyond what its answer says, in jiffies. */
 	__u32 name_floor;
 	__u32 name_ceiling;

@@ -35,6 +35,7 @@ struct shared_types {
 	struct learnt_key learnt_key;
 	struct learnt learnt;
 	struct learnt_slot learnt_slot;
+	struct learnt_set learnt_set;
 	struct named_event named_event;
 	struct name_answer name_answer;
 	enum name_event name_event;

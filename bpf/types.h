@@ -226,9 +226,11 @@ struct learnt {
 	__u8 name[NAME_TEXT];	/* that was asked for: its end as in name_key, zeros before it */
 };
 
-/* How full a set is. */
+/* How full a set is. Made by the agent before a generation with it is in force, then written by packets. */
 struct learnt_set {
-	__u64 next;		/* slot; counts on, and wraps at the set's limit */
+	__u64 next;		/* slot; counts on, and wraps at the limit */
+	__u32 limit;		/* slots there are: so many for each name of the set */
+	__u32 pad;
 };
 
 struct learnt_slot {

@@ -62,7 +62,7 @@ func openEnforcement(a *Agent) (*enforcement, error) {
 		XDP:             s.XDP,
 		Names: datapath.NameOptions{
 			Strict: s.DNS.Strict, Trusted: s.DNS.Trusted, Floor: s.DNS.Floor, Ceiling: s.DNS.Ceiling,
-			PerSet: uint32(s.DNS.AddressesPerName), ByAgent: s.DNS.ByAgent,
+			PerName: uint32(s.DNS.AddressesPerName), ByAgent: s.DNS.ByAgent,
 		},
 	})
 	if err != nil {

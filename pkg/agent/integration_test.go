@@ -284,7 +284,7 @@ func TestNamesExpiryAndHotplug(t *testing.T) {
 	defer server.Close()
 	s.answerNames("vault.example.com. 300 IN A 203.0.113.9")
 
-	s.write(filepath.Join(s.settings.Policy, "policy.yaml"), vaultPolicy(time.Now().Add(2*time.Second)))
+	s.write(filepath.Join(s.settings.Policy, "policy.yaml"), vaultPolicy(time.Now().Add(5*time.Second)))
 	s.start()
 	s.awaitLog("rule today of profile payments/data counts until")
 

@@ -8,6 +8,8 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/perimeterd/perimeterd/pkg/names"
+	"github.com/perimeterd/perimeterd/pkg/policy"
+	"github.com/perimeterd/perimeterd/tests/packet"
 )
 
 // nextAnswer returns what the data path leaves to the agent.
@@ -54,6 +56,24 @@ func TestAnswersLeftToTheAgent(t *testing.T) {
 		}
 		if sets := r.tables.SetsFor(got.Local, got.Name); len(sets) != 1 || sets[0] != r.tables.Sets[0].ID {
 			t.Errorf("it opens %v of %+v", sets, r.tables.Sets)
+		}
+	})
+	t.Run("in fragments", func(t *testing.T) {
+		for _, byAgent := range []bool{false, true} {
+			r := newNamesRig(t, Options{Names: NameOptions{ByAgent: byAgent}}, namesRule("vault", 443, "vault.example.com"))
+			e := ask("vault.example.com", dns.TypeA)
+			e.asked(t, r.rig)
+			first := packet.UDP(e.resolver, e.local, 53, e.port).Payload(wireOf(t, e.reply(t, vaultRecord))).Split(7, 48)[0]
+			counted := r.counted(t, func() {
+				if verdict, _ := r.towards(t, first); verdict != policy.Allow {
+					t.Error("the answer does not go on")
+				}
+			})
+			if got, ok := r.nextAnswer(t); !ok || got.Whole || got.Name != "vault.example.com" || counted["left-too-long"] != 1 {
+				t.Errorf("left %+v, counted %v", got, counted)
+			}
+			r.forgetFlows(t)
+			r.expectOpen(t, "203.0.113.1", 443, false)
 		}
 	})
 	t.Run("truncated", func(t *testing.T) {

@@ -157,7 +157,7 @@ func mapCount(t *testing.T) int {
 // eventually waits for what the kernel does in its own time.
 func eventually(t *testing.T, check func() error) {
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(enough)
 	for {
 		err := check()
 		if err == nil {

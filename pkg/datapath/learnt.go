@@ -3,6 +3,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"time"
 	"unsafe"
@@ -210,6 +211,26 @@ func (d *Datapath) SweepNames() (forgotten int, err error) {
 	return d.ForgetLearnt(func(l Learnt) bool { return !l.Expires.After(now) && !peers[l.Address] })
 }
 
+// openSets makes room for the addresses of sets of names, before packets open any.
+func (d *Datapath) openSets(sets []compile.NameSet) error {
+	for _, set := range sets {
+		limit := uint32(min(uint64(len(set.Names))*uint64(d.options.Names.PerName), math.MaxUint32))
+		var now perimeterLearntSet
+		err := d.objects.LearntSets.Lookup(set.ID, &now)
+		if err == nil && now.Limit == limit {
+			continue
+		}
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("look at a set of names: %w", err)
+		}
+		now.Limit = limit // where it counts on from is of no matter
+		if err := d.objects.LearntSets.Put(set.ID, now); err != nil {
+			return fmt.Errorf("make room for the addresses of %d names of %s: %w", len(set.Names), set.Owner, err)
+		}
+	}
+	return nil
+}
+
 // forgetSets closes what sets have opened that the tables in force do not have.
 // No packet asks for them any more.
 func (d *Datapath) forgetSets(keep []uint64) error {
@@ -219,7 +240,7 @@ func (d *Datapath) forgetSets(keep []uint64) error {
 	}
 	_, err := d.ForgetLearnt(func(l Learnt) bool { return !kept[l.Set] })
 	var set uint64
-	var value [8]byte
+	var value perimeterLearntSet
 	var gone []uint64
 	entries := d.objects.LearntSets.Iterate()
 	for entries.Next(&set, &value) {

@@ -24,9 +24,9 @@ type NameOptions struct {
 	// Floor and Ceiling bound how long an address is open, whatever the TTL of
 	// its record. Optional, default 60 s and 24 h.
 	Floor, Ceiling time.Duration
-	// PerSet is how many addresses one rule's names may have at a time. Optional,
-	// default 1000.
-	PerSet uint32
+	// PerName is how many addresses a rule may have open at a time for each name it
+	// has, of which a wildcard is one. Optional, default 1000.
+	PerName uint32
 	// ByAgent leaves all answers to the agent, as on kernels that cannot read
 	// them in the data path. Optional.
 	ByAgent bool
@@ -42,8 +42,8 @@ func (o NameOptions) withDefaults() NameOptions {
 	if o.Ceiling == 0 {
 		o.Ceiling = 24 * time.Hour
 	}
-	if o.PerSet == 0 {
-		o.PerSet = 1000
+	if o.PerName == 0 {
+		o.PerName = 1000
 	}
 	return o
 }
@@ -80,7 +80,6 @@ func (d *Datapath) setNames(settings *perimeterLoadSettings) {
 	if len(o.Trusted) > 0 {
 		settings.ResolversListed = 1
 	}
-	settings.AddressesPerSet = o.PerSet
 	settings.NameFloor, settings.NameCeiling, settings.NameSlack = ticks(o.Floor), ticks(o.Ceiling), ticks(NameSlack)
 	settings.Ticks = ticks(time.Second)
 }

@@ -164,7 +164,7 @@ func TestNamesOfAnotherProfile(t *testing.T) {
 // TestNamesAreBounded: past what a set may have the oldest goes, but not what was
 // used lately.
 func TestNamesAreBounded(t *testing.T) {
-	r := newNamesRig(t, Options{Names: NameOptions{PerSet: 16}}, namesRule("blobs", 443, "*.blob.example.net"))
+	r := newNamesRig(t, Options{Names: NameOptions{PerName: 8}}, namesRule("blobs", 443, "*.blob.example.net", "blob.example.net"))
 	needsInline(t, r.rig)
 	teach := func(n int) {
 		name := fmt.Sprintf("n%d.blob.example.net", n)

@@ -268,8 +268,10 @@ type perimeterLearntKey struct {
 }
 
 type perimeterLearntSet struct {
-	_    structs.HostLayout
-	Next uint64
+	_     structs.HostLayout
+	Next  uint64
+	Limit uint32
+	Pad   uint32
 }
 
 type perimeterLearntSlot struct {
@@ -289,12 +291,12 @@ type perimeterLoadSettings struct {
 	Names            uint32
 	DnsStrict        uint32
 	ResolversListed  uint32
-	AddressesPerSet  uint32
 	NameFloor        uint32
 	NameCeiling      uint32
 	NameSlack        uint32
 	Ticks            uint32
 	Replay           uint32
+	_                [4]byte
 }
 
 type perimeterLocal struct {
