@@ -78,6 +78,7 @@ static __always_inline void names_take_slot(struct dns *dns)
 	__u32 slot = 0, limit;
 	bool idle = true;
 
+	dns->learnt.slot = ~0U; /* none, unless it gets one */
 	if (!set || set->limit == 0)
 		return;
 	limit = set->limit;

@@ -138,7 +138,10 @@ func (a *Agent) teach(dp *datapath.Datapath, tables *compile.Tables) {
 			}
 		}
 	}
-	err := dp.Teach(known)
+	err := dp.OpenSets(tables.Sets)
+	if err == nil {
+		err = dp.Teach(known)
+	}
 	a.book.mu.Lock()
 	defer a.book.mu.Unlock()
 	a.book.failure = err

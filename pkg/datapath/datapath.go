@@ -335,7 +335,7 @@ func (d *Datapath) apply(tables *compile.Tables, legend, previous *compile.Legen
 	if err := d.install(next); err != nil {
 		return 0, errors.Join(fmt.Errorf("install generation %d: %w", number, err), next.release())
 	}
-	if err := errors.Join(d.openSets(tables.Sets), d.announce(next), d.carryNames(tables)); err != nil {
+	if err := errors.Join(d.OpenSets(tables.Sets), d.announce(next), d.carryNames(tables)); err != nil {
 		return 0, errors.Join(fmt.Errorf("carry the addresses of names over to generation %d: %w", number, err), d.withdraw(), next.release())
 	}
 	legend.PutInForce(number, previous)

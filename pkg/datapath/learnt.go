@@ -211,8 +211,9 @@ func (d *Datapath) SweepNames() (forgotten int, err error) {
 	return d.ForgetLearnt(func(l Learnt) bool { return !l.Expires.After(now) && !peers[l.Address] })
 }
 
-// openSets makes room for the addresses of sets of names, before packets open any.
-func (d *Datapath) openSets(sets []compile.NameSet) error {
+// OpenSets makes room for the addresses of sets of names: before any is taught them,
+// or packets open any, which they do from Apply on.
+func (d *Datapath) OpenSets(sets []compile.NameSet) error {
 	for _, set := range sets {
 		limit := uint32(min(uint64(len(set.Names))*uint64(d.options.Names.PerName), math.MaxUint32))
 		var now perimeterLearntSet
