@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 	"unsafe"
@@ -81,6 +82,12 @@ func FuzzEventDecode(f *testing.F) {
 		f.Add(bytesOf(&wire))
 		f.Add(append(bytesOf(&wire), 1, 2, 3, 4, 5, 6, 7, 8)) // a later version's record
 		f.Add(bytesOf(&wire)[:eventSize-1])
+		text, err := textOf("vault.example.com")
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(append(bytesOf(&wire), text[:]...)) // struct named_event
+		f.Add(append(bytesOf(&wire), text[:len(text)-1]...))
 		wire.Kind, wire.Reason, wire.Category, wire.Family, wire.Direction, wire.Verdict = 255, 255, 255, 255, 255, 255
 		f.Add(bytesOf(&wire))
 	}
@@ -102,8 +109,8 @@ func FuzzEventDecode(f *testing.F) {
 
 		wire := wireEvent(words, &got, boot)
 		var again Event
-		if !words.decodeEvent(bytesOf(&wire), boot, &again) {
-			t.Fatalf("a record of %d bytes was refused", eventSize)
+		if !words.decodeEvent(append(bytesOf(&wire), raw[eventSize:]...), boot, &again) {
+			t.Fatalf("a record of %d bytes was refused", len(raw))
 		}
 		if diff := cmp.Diff(got, again, sameAddress); diff != "" {
 			t.Errorf("written and read again (-first +again)\n%s", diff)
@@ -141,6 +148,12 @@ func checkEvent(t *testing.T, words *vocabulary, e *Event, raw []byte) {
 	}
 	if !policy.HasPorts(e.Protocol) && (e.LocalPort != 0 || e.PeerPort != 0) {
 		t.Errorf("protocol %d has ports %d and %d", e.Protocol, e.LocalPort, e.PeerPort)
+	}
+	if len(raw) < namedEventSize && e.Name != "" {
+		t.Errorf("a record of %d bytes has the name %q", len(raw), e.Name)
+	}
+	if i := strings.IndexFunc(e.Name, func(c rune) bool { return c <= ' ' || c > '~' }); i >= 0 || len(e.Name) > 4*len(nameText{}) {
+		t.Errorf("the name %q is none to show to people", e.Name)
 	}
 	if ends := e.Kind == FlowEnd || e.Kind == FlowCut; !ends && (e.PacketsTowards|e.PacketsFrom|e.BytesTowards|e.BytesFrom != 0 || !e.Started.IsZero()) {
 		t.Errorf("kind %d counts a flow's packets: %+v", e.Kind, e)
@@ -190,6 +203,13 @@ func TestEventsAreReadAsWritten(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 			t.Errorf("(-written +read)\n%s", diff)
+		}
+		text, err := textOf("vault.example.com")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !words.decodeEvent(append(bytesOf(&wire), text[:]...), boot, &got) || got.Name != "vault.example.com" {
+			t.Errorf("with a name: read %q", got.Name)
 		}
 	}
 }
