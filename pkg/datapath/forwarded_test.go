@@ -29,7 +29,7 @@ func (r *rig) forwarded(t *testing.T, p packet.Packet, towards bool, arrived, if
 		return err
 	})
 	if errors.Is(err, unix.EINVAL) {
-		t.Skip("this kernel cannot be told where a test packet came in: needs one later than 5.10")
+		t.Skip("this kernel cannot be told where a test packet came in: needs Linux 5.16")
 	}
 	if err != nil {
 		t.Fatal(err)
