@@ -249,7 +249,7 @@ func TestRestart(t *testing.T) {
 			c := newTown(t)
 			first := c.open(t, hook.options)
 			c.enforce(t, first)
-			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 			defer cancel()
 			talk, err := traffic.Converse(ctx, c.partner, "tcp", member4+":5432", traffic.Pace{Every: 5 * time.Millisecond, Patience: 2 * time.Second})
 			if err != nil {

@@ -126,7 +126,7 @@ func TestForwardedOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newForwarder(t, bridged)
 			const rounds = 50
-			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 			defer cancel()
 			talk, err := traffic.Converse(ctx, f.partner, "tcp", member4+":5432", traffic.Pace{Every: time.Millisecond, Patience: 2 * time.Second})
 			if err != nil {

@@ -138,7 +138,7 @@ func (m *matrix) try(ctx context.Context, k kernel) (*outcome, error) {
 
 // emulatedFlags ask less of tests that take random inputs: an emulated processor
 // is some ten times slower. They are those of the tests in pkg/datapath.
-var emulatedFlags = []string{"-policies=20", "-packets=200", "-replay-policies=6", "-crafted=600"}
+var emulatedFlags = []string{"-policies=12", "-packets=120", "-replay-policies=4", "-crafted=400"}
 
 func (m *matrix) arguments(extra ...string) []string {
 	args := []string{"-test.v=test2json", "-test.run=" + m.options.run,
