@@ -2,12 +2,9 @@ package datapath
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
-
-	"github.com/gaissmai/bart"
 
 	"github.com/perimeterd/perimeterd/pkg/compile"
 	"github.com/perimeterd/perimeterd/pkg/policy"
@@ -54,18 +51,7 @@ func TestGenerationsOfAllForms(t *testing.T) {
 			slices.SortFunc(all, netip.Prefix.Compare)
 			all = slices.Compact(all)
 		}
-		var rules []policy.AccessRule
-		var lists []listRule
-		for i := range 4 {
-			name := fmt.Sprintf("list-%d", i)
-			rules = append(rules, policy.AccessRule{Name: name, Direction: policy.Inbound})
-			lists = append(lists, listRule{name, new(bart.Lite)})
-		}
-		for _, p := range all {
-			i := source.IntN(len(rules))
-			rules[i].AddressPrefixes = append(rules[i].AddressPrefixes, p)
-			lists[i].table.Insert(p)
-		}
+		rules, lists := dealt(source, all)
 		rules = slices.DeleteFunc(rules, func(a policy.AccessRule) bool { return len(a.AddressPrefixes) == 0 })
 		pol := memberPolicy(policy.Enforced, rules...)
 		ask := func(what string, legend *compile.Legend) {

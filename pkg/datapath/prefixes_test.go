@@ -84,6 +84,21 @@ func (k *prefixKind) make(source *rand.Rand) []netip.Prefix {
 	return out
 }
 
+// dealt deals prefixes out to four rules, each with an independent table of its own.
+func dealt(source *rand.Rand, all []netip.Prefix) (rules []policy.AccessRule, lists []listRule) {
+	for i := range 4 {
+		name := fmt.Sprintf("list-%d", i)
+		rules = append(rules, policy.AccessRule{Name: name, Direction: policy.Inbound})
+		lists = append(lists, listRule{name, new(bart.Lite)})
+	}
+	for _, p := range all {
+		i := source.IntN(len(rules))
+		rules[i].AddressPrefixes = append(rules[i].AddressPrefixes, p)
+		lists[i].table.Insert(p)
+	}
+	return rules, lists
+}
+
 // TestPrefixForms: whatever form the tables of prefixes have, an address has the
 // rule of the longest prefix around it.
 func TestPrefixForms(t *testing.T) {
@@ -93,18 +108,7 @@ func TestPrefixForms(t *testing.T) {
 		family := map[bool]string{true: "IPv4", false: "IPv6"}[k.v4]
 		t.Run(k.name+" "+family, func(t *testing.T) {
 			all := k.make(source)
-			var rules []policy.AccessRule
-			var lists []listRule
-			for i := range 4 {
-				name := fmt.Sprintf("list-%d", i)
-				rules = append(rules, policy.AccessRule{Name: name, Direction: policy.Inbound})
-				lists = append(lists, listRule{name, new(bart.Lite)})
-			}
-			for _, p := range all {
-				i := source.IntN(len(rules))
-				rules[i].AddressPrefixes = append(rules[i].AddressPrefixes, p)
-				lists[i].table.Insert(p)
-			}
+			rules, lists := dealt(source, all)
 			r.holdAgainstLists(t, source, memberPolicy(policy.Enforced, rules...), lists, all, 4000)
 			index := r.inForce.index.Of4
 			if !k.v4 {
