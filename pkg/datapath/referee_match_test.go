@@ -26,8 +26,9 @@ type match struct {
 	frames, before, through int // of cases: delivered without a filter, and with it
 	moved                   map[policy.Reason]uint64
 
-	wrong    map[string]int // how often
-	findings []finding
+	wrong      map[string]int // how often
+	complaints uint64         // of the host to itself
+	findings   []finding
 }
 
 // delivery is what the kernel did with a case.
@@ -218,7 +219,11 @@ type finding struct {
 func (m *match) look(t *testing.T, c *crafted.Case, o *outcome, among []crafted.Case) {
 	var details []string
 	for i := range o.receipts {
-		if r := &o.receipts[i]; !m.bench.permits(r) {
+		r := &o.receipts[i]
+		if m.bench.complainsToItself(r) {
+			m.complaints++
+		}
+		if !m.bench.permits(r) {
 			m.wrong["a "+r.door.name+" got a packet"]++
 			details = append(details, r.String())
 		}
@@ -302,6 +307,8 @@ func (m *match) checkKernel(t *testing.T, before map[string]uint64) {
 	if m.bench.open || !m.bench.towards || m.bench.forgeable {
 		return
 	}
+	// They are of the kind that tells of a parameter, or the check below fails.
+	before["Icmp6InParmProblems"] += m.complaints
 	for name, value := range m.kernelCounters(t) {
 		if slices.Contains(reached, name) && value != before[name] {
 			m.wrong["the kernel counted "+name] += int(value - before[name])
