@@ -139,6 +139,33 @@ struct {
 	__type(value, struct prefix_index);
 } prefix_indexes SEC(".maps");
 
+/* Where the generation's classes are not those that the other tables of prefixes tell. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, GENERATION_SLOTS);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+		__uint(max_entries, AGENT_SIZES_IT);
+		__uint(map_flags, BPF_F_NO_PREALLOC);
+		__type(key, struct prefix_key4);
+		__type(value, __u32);
+	});
+} prefix_changes4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, GENERATION_SLOTS);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+		__uint(max_entries, AGENT_SIZES_IT);
+		__uint(map_flags, BPF_F_NO_PREALLOC);
+		__type(key, struct prefix_key6);
+		__type(value, __u32);
+	});
+} prefix_changes6 SEC(".maps");
+
 /* Of each prefix, a hash of its first bits: an address without its mark is in no prefix. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);

@@ -4,6 +4,9 @@
  * prefixes4 and prefixes6 can tell it for any set of prefixes; what stands before
  * them is derived from the same prefixes and only faster:
  *
+ *   changes where the policy differs from the one that all the others were made
+ *           for: what stands here counts, and few changes of many prefixes need
+ *           no new tables
  *   marks   a bit that is 0 says that no prefix holds the address
  *   runs    all of IPv4, for many prefixes of all lengths: the trie is not asked
  *   hosts   a hash of the full-length prefixes, where nearly all are: the trie
@@ -105,6 +108,13 @@ __noinline __u32 prefix_class4(__u32 slot, __u32 word0_be)
 	if (!indexes)
 		return CLASS_NONE;
 	index = &indexes->of4;
+	if (index->changes) {
+		inner = bpf_map_lookup_elem(&prefix_changes4, &slot);
+		if (inner)
+			class = bpf_map_lookup_elem(inner, &key);
+		if (class)
+			return *class;
+	}
 	if (index->runs) {
 		__u32 leaf = prefix_run4(slot, bpf_ntohl(word0_be));
 
@@ -142,6 +152,13 @@ __noinline __u32 prefix_class6(__u32 slot, __u32 word0_be, __u32 word1_be, __u32
 	if (!indexes)
 		return CLASS_NONE;
 	index = &indexes->of6;
+	if (index->changes) {
+		inner = bpf_map_lookup_elem(&prefix_changes6, &slot);
+		if (inner)
+			class = bpf_map_lookup_elem(inner, &key);
+		if (class)
+			return *class;
+	}
 	if (index->marks.bits) {
 		inner = bpf_map_lookup_elem(&prefix_marks6, &slot);
 		if (inner && !prefix_is_marked(inner, &index->marks, &address))

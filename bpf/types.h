@@ -61,7 +61,7 @@ struct family_index {
 	__u8 runs;		/* IPv4: prefix_runs4 alone tells */
 	__u8 hosts;		/* full-length prefixes are in prefix_hosts4 or prefix_hosts6, */
 	__u8 only_hosts;	/* and there are no others */
-	__u8 pad;
+	__u8 changes;		/* prefix_changes4 or prefix_changes6 is asked first */
 };
 
 /*

@@ -47,6 +47,8 @@ const (
 	answerMapOpening6        = "opening6"
 	answerMapOutcomes        = "outcomes"
 	answerMapPacketCounts    = "packet_counts"
+	answerMapPrefixChanges4  = "prefix_changes4"
+	answerMapPrefixChanges6  = "prefix_changes6"
 	answerMapPrefixHosts4    = "prefix_hosts4"
 	answerMapPrefixHosts6    = "prefix_hosts6"
 	answerMapPrefixIndexes   = "prefix_indexes"
@@ -147,6 +149,8 @@ type answerMapSpecs struct {
 	Opening6        *ebpf.MapSpec `ebpf:"opening6"`
 	Outcomes        *ebpf.MapSpec `ebpf:"outcomes"`
 	PacketCounts    *ebpf.MapSpec `ebpf:"packet_counts"`
+	PrefixChanges4  *ebpf.MapSpec `ebpf:"prefix_changes4"`
+	PrefixChanges6  *ebpf.MapSpec `ebpf:"prefix_changes6"`
 	PrefixHosts4    *ebpf.MapSpec `ebpf:"prefix_hosts4"`
 	PrefixHosts6    *ebpf.MapSpec `ebpf:"prefix_hosts6"`
 	PrefixIndexes   *ebpf.MapSpec `ebpf:"prefix_indexes"`
@@ -223,6 +227,8 @@ type answerMaps struct {
 	Opening6        *ebpf.Map `ebpf:"opening6"`
 	Outcomes        *ebpf.Map `ebpf:"outcomes"`
 	PacketCounts    *ebpf.Map `ebpf:"packet_counts"`
+	PrefixChanges4  *ebpf.Map `ebpf:"prefix_changes4"`
+	PrefixChanges6  *ebpf.Map `ebpf:"prefix_changes6"`
 	PrefixHosts4    *ebpf.Map `ebpf:"prefix_hosts4"`
 	PrefixHosts6    *ebpf.Map `ebpf:"prefix_hosts6"`
 	PrefixIndexes   *ebpf.Map `ebpf:"prefix_indexes"`
@@ -272,6 +278,8 @@ func (m *answerMaps) Close() error {
 		m.Opening6,
 		m.Outcomes,
 		m.PacketCounts,
+		m.PrefixChanges4,
+		m.PrefixChanges6,
 		m.PrefixHosts4,
 		m.PrefixHosts6,
 		m.PrefixIndexes,

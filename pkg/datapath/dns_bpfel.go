@@ -47,6 +47,8 @@ const (
 	dnsMapOpening6        = "opening6"
 	dnsMapOutcomes        = "outcomes"
 	dnsMapPacketCounts    = "packet_counts"
+	dnsMapPrefixChanges4  = "prefix_changes4"
+	dnsMapPrefixChanges6  = "prefix_changes6"
 	dnsMapPrefixHosts4    = "prefix_hosts4"
 	dnsMapPrefixHosts6    = "prefix_hosts6"
 	dnsMapPrefixIndexes   = "prefix_indexes"
@@ -153,6 +155,8 @@ type dnsMapSpecs struct {
 	Opening6        *ebpf.MapSpec `ebpf:"opening6"`
 	Outcomes        *ebpf.MapSpec `ebpf:"outcomes"`
 	PacketCounts    *ebpf.MapSpec `ebpf:"packet_counts"`
+	PrefixChanges4  *ebpf.MapSpec `ebpf:"prefix_changes4"`
+	PrefixChanges6  *ebpf.MapSpec `ebpf:"prefix_changes6"`
 	PrefixHosts4    *ebpf.MapSpec `ebpf:"prefix_hosts4"`
 	PrefixHosts6    *ebpf.MapSpec `ebpf:"prefix_hosts6"`
 	PrefixIndexes   *ebpf.MapSpec `ebpf:"prefix_indexes"`
@@ -229,6 +233,8 @@ type dnsMaps struct {
 	Opening6        *ebpf.Map `ebpf:"opening6"`
 	Outcomes        *ebpf.Map `ebpf:"outcomes"`
 	PacketCounts    *ebpf.Map `ebpf:"packet_counts"`
+	PrefixChanges4  *ebpf.Map `ebpf:"prefix_changes4"`
+	PrefixChanges6  *ebpf.Map `ebpf:"prefix_changes6"`
 	PrefixHosts4    *ebpf.Map `ebpf:"prefix_hosts4"`
 	PrefixHosts6    *ebpf.Map `ebpf:"prefix_hosts6"`
 	PrefixIndexes   *ebpf.Map `ebpf:"prefix_indexes"`
@@ -278,6 +284,8 @@ func (m *dnsMaps) Close() error {
 		m.Opening6,
 		m.Outcomes,
 		m.PacketCounts,
+		m.PrefixChanges4,
+		m.PrefixChanges6,
 		m.PrefixHosts4,
 		m.PrefixHosts6,
 		m.PrefixIndexes,

@@ -26,6 +26,8 @@ type generation struct {
 	marks  localMarks
 	index  perimeterPrefixIndex
 
+	built4, built6 builtPrefixes
+
 	adding sync.Mutex           // while it is built, by several at once
 	maps   map[string]*ebpf.Map // by name of the outer map
 }
@@ -43,7 +45,8 @@ func (g *generation) release() error {
 }
 
 // build fills the tables of a generation, out of sight of every packet. Tables of
-// prefixes that would hold just what those in force hold are shared with them.
+// prefixes that would hold just what those in force hold, or nearly, are shared
+// with them.
 func (d *Datapath) build(number uint32, tables *compile.Tables) (g *generation, err error) {
 	g = &generation{number: number, tables: tables, maps: map[string]*ebpf.Map{}}
 	defer func() {
@@ -303,8 +306,8 @@ func (d *Datapath) outerMaps() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
 		"locals4": m.Locals4, "locals6": m.Locals6,
 		"local_prefixes4": m.LocalPrefixes4, "local_prefixes6": m.LocalPrefixes6,
-		"prefixes4": m.Prefixes4, "prefix_runs4": m.PrefixRuns4, "prefix_hosts4": m.PrefixHosts4, "prefix_marks4": m.PrefixMarks4,
-		"prefixes6": m.Prefixes6, "prefix_hosts6": m.PrefixHosts6, "prefix_marks6": m.PrefixMarks6,
+		"prefixes4": m.Prefixes4, "prefix_runs4": m.PrefixRuns4, "prefix_hosts4": m.PrefixHosts4, "prefix_marks4": m.PrefixMarks4, "prefix_changes4": m.PrefixChanges4,
+		"prefixes6": m.Prefixes6, "prefix_hosts6": m.PrefixHosts6, "prefix_marks6": m.PrefixMarks6, "prefix_changes6": m.PrefixChanges6,
 		"scope_classes": m.ScopeClasses, "class_parents": m.ClassParents, "members": m.Members, "spans": m.Spans, "outcomes": m.Outcomes,
 		"name_classes": m.NameClasses, "name_meanings": m.NameMeanings, "name_sets": m.NameSets, "name_rules": m.NameRules,
 	}

@@ -51,7 +51,7 @@ func TestGenerationsOfAllForms(t *testing.T) {
 			slices.SortFunc(all, netip.Prefix.Compare)
 			all = slices.Compact(all)
 		}
-		rules, lists := dealt(source, all)
+		rules, lists := dealt(toAny(source), all)
 		rules = slices.DeleteFunc(rules, func(a policy.AccessRule) bool { return len(a.AddressPrefixes) == 0 })
 		pol := memberPolicy(policy.Enforced, rules...)
 		ask := func(what string, legend *compile.Legend) {

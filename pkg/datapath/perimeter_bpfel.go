@@ -140,7 +140,7 @@ type perimeterFamilyIndex struct {
 	Runs      uint8
 	Hosts     uint8
 	OnlyHosts uint8
-	Pad       uint8
+	Changes   uint8
 }
 
 type perimeterFlow struct {
@@ -690,6 +690,8 @@ const (
 	perimeterMapOpening6        = "opening6"
 	perimeterMapOutcomes        = "outcomes"
 	perimeterMapPacketCounts    = "packet_counts"
+	perimeterMapPrefixChanges4  = "prefix_changes4"
+	perimeterMapPrefixChanges6  = "prefix_changes6"
 	perimeterMapPrefixHosts4    = "prefix_hosts4"
 	perimeterMapPrefixHosts6    = "prefix_hosts6"
 	perimeterMapPrefixIndexes   = "prefix_indexes"
@@ -801,6 +803,8 @@ type perimeterMapSpecs struct {
 	Opening6        *ebpf.MapSpec `ebpf:"opening6"`
 	Outcomes        *ebpf.MapSpec `ebpf:"outcomes"`
 	PacketCounts    *ebpf.MapSpec `ebpf:"packet_counts"`
+	PrefixChanges4  *ebpf.MapSpec `ebpf:"prefix_changes4"`
+	PrefixChanges6  *ebpf.MapSpec `ebpf:"prefix_changes6"`
 	PrefixHosts4    *ebpf.MapSpec `ebpf:"prefix_hosts4"`
 	PrefixHosts6    *ebpf.MapSpec `ebpf:"prefix_hosts6"`
 	PrefixIndexes   *ebpf.MapSpec `ebpf:"prefix_indexes"`
@@ -876,6 +880,8 @@ type perimeterMaps struct {
 	Opening6        *ebpf.Map `ebpf:"opening6"`
 	Outcomes        *ebpf.Map `ebpf:"outcomes"`
 	PacketCounts    *ebpf.Map `ebpf:"packet_counts"`
+	PrefixChanges4  *ebpf.Map `ebpf:"prefix_changes4"`
+	PrefixChanges6  *ebpf.Map `ebpf:"prefix_changes6"`
 	PrefixHosts4    *ebpf.Map `ebpf:"prefix_hosts4"`
 	PrefixHosts6    *ebpf.Map `ebpf:"prefix_hosts6"`
 	PrefixIndexes   *ebpf.Map `ebpf:"prefix_indexes"`
@@ -924,6 +930,8 @@ func (m *perimeterMaps) Close() error {
 		m.Opening6,
 		m.Outcomes,
 		m.PacketCounts,
+		m.PrefixChanges4,
+		m.PrefixChanges6,
 		m.PrefixHosts4,
 		m.PrefixHosts6,
 		m.PrefixIndexes,

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -18,6 +17,9 @@ import (
 //   - nearly all are hosts: those are in a hash, and the trie has the others;
 //   - many IPv4 prefixes of all lengths: runs, if they are not too large;
 //   - otherwise: marks before the trie, where most addresses would have none.
+//
+// Tables of many prefixes stay where they are while the policy changes little: what
+// it changed is in a table before them (prefixchanges.go).
 const (
 	// marksMin is from how many on marks are asked first: below, a trie costs no more.
 	marksMin = 256
@@ -42,85 +44,114 @@ func mostlyHosts(prefixes []compile.PrefixClass) bool {
 	return len(prefixes) >= hostsMin && hosts*8 >= len(prefixes)*7
 }
 
-// before is the generation in force, if it is known what is in it.
-func (d *Datapath) before() *generation {
-	if d.inForce != nil && d.inForce.tables != nil {
-		return d.inForce
-	}
-	return &generation{tables: &compile.Tables{}}
+// familyTables are the tables of one family's prefixes: the names of their outer
+// maps, and how keys are written there.
+type familyTables[P, H any] struct {
+	trie, hosts, marks, changes string
+	runs                        string // "": the family has none
+	prefix                      func(netip.Prefix) P
+	host                        func(netip.Addr) H
 }
 
-// share takes tables over from the generation in force if they would hold the
-// same: most edits of a policy change no prefix, and a trie of a million takes a
-// second to load.
-func (d *Datapath) share(g *generation, before, prefixes []compile.PrefixClass, outers ...string) (bool, error) {
-	if before == nil || !slices.Equal(before, prefixes) {
-		return false, nil
+func (d *Datapath) buildPrefixes4(g *generation) (err error) {
+	of := familyTables[perimeterPrefixKey4, uint32]{
+		trie: "prefixes4", hosts: "prefix_hosts4", marks: "prefix_marks4", changes: "prefix_changes4", runs: "prefix_runs4",
+		prefix: prefixKey4, host: key4,
 	}
-	for _, outer := range outers {
+	var before builtPrefixes
+	if d.inForce != nil {
+		before = d.inForce.built4
+	}
+	g.built4, err = of.build(d, g, before, g.tables.Prefixes4)
+	g.index.Of4 = g.built4.index
+	return err
+}
+
+func (d *Datapath) buildPrefixes6(g *generation) (err error) {
+	of := familyTables[perimeterPrefixKey6, [4]uint32]{
+		trie: "prefixes6", hosts: "prefix_hosts6", marks: "prefix_marks6", changes: "prefix_changes6",
+		prefix: prefixKey6, host: key6,
+	}
+	var before builtPrefixes
+	if d.inForce != nil {
+		before = d.inForce.built6
+	}
+	g.built6, err = of.build(d, g, before, g.tables.Prefixes6)
+	g.index.Of6 = g.built6.index
+	return err
+}
+
+// builtPrefixes is what the tables of a family hold, changes apart. Without
+// prefixes it is not known, or nothing.
+type builtPrefixes struct {
+	prefixes []compile.PrefixClass
+	index    perimeterFamilyIndex
+}
+
+// build makes the tables of prefixes, or takes those in force and says what has
+// changed since: most edits of a policy change no prefix or few, and a trie of a
+// million takes a second to load.
+func (of *familyTables[P, H]) build(d *Datapath, g *generation, before builtPrefixes, prefixes []compile.PrefixClass) (builtPrefixes, error) {
+	changes, few := []compile.PrefixClass(nil), false
+	if len(before.prefixes) > 0 {
+		changes, few = changesOf(before.prefixes, prefixes, changesMost(len(before.prefixes)))
+	}
+	if !few {
+		index, err := of.fill(d, g, prefixes)
+		return builtPrefixes{prefixes, index}, errors.Join(err, of.change(d, g, nil))
+	}
+	for _, outer := range []string{of.trie, of.hosts, of.marks, of.runs} {
+		if outer == "" {
+			continue
+		}
 		m, err := d.inForce.maps[outer].Clone()
 		if err != nil {
-			return false, fmt.Errorf("share %s: %w", outer, err)
+			return before, fmt.Errorf("share %s: %w", outer, err)
 		}
 		g.add(outer, m)
 	}
-	return true, nil
+	before.index.Changes = 0
+	if len(changes) > 0 {
+		before.index.Changes = 1
+	}
+	return before, of.change(d, g, changes)
 }
 
-// buildPrefixes4 makes the tables of IPv4 prefixes, or takes those in force.
-func (d *Datapath) buildPrefixes4(g *generation) error {
-	before, prefixes := d.before(), g.tables.Prefixes4
-	shared, err := d.share(g, before.tables.Prefixes4, prefixes, "prefixes4", "prefix_hosts4", "prefix_marks4", "prefix_runs4")
-	if shared || err != nil {
-		g.index.Of4 = before.index.Of4
-		return err
+// change makes the table of changes.
+func (of *familyTables[P, H]) change(d *Datapath, g *generation, changes []compile.PrefixClass) error {
+	keys, classes := make([]P, len(changes)), make([]uint32, len(changes))
+	for i, c := range changes {
+		keys[i], classes[i] = of.prefix(c.Prefix), c.Class
 	}
-	split := splitPrefixes(prefixes, prefixKey4, key4)
+	return table(d, g, of.changes, keys, classes)
+}
+
+// fill makes the tables for these prefixes.
+func (of *familyTables[P, H]) fill(d *Datapath, g *generation, prefixes []compile.PrefixClass) (perimeterFamilyIndex, error) {
+	split := of.split(prefixes)
+	index := split.index
 	var group errgroup.Group
 	group.Go(func() error {
 		return errors.Join(
-			table(d, g, "prefixes4", split.keys, split.classes),
-			table(d, g, "prefix_hosts4", split.hosts, split.ofHosts),
+			table(d, g, of.trie, split.keys, split.classes),
+			table(d, g, of.hosts, split.hosts, split.ofHosts),
 		)
 	})
-	g.index.Of4 = split.index
 	var runs []perimeterRunBlock
-	if len(prefixes) >= runsMin && split.index.Hosts == 0 {
+	if of.runs != "" && len(prefixes) >= runsMin && index.Hosts == 0 {
 		runs = runsOf(prefixes, runsBytesMost+runsBytesPerPrefix*len(prefixes))
 	}
 	var marks []uint64
 	if runs != nil {
-		g.index.Of4.Runs = 1
+		index.Runs = 1
 	} else {
-		g.index.Of4.Marks, marks = marksOf(prefixes)
+		index.Marks, marks = marksOf(prefixes)
 	}
-	return errors.Join(
-		array(d, g, "prefix_marks4", marks),
-		array(d, g, "prefix_runs4", runs),
-		group.Wait(),
-	)
-}
-
-// buildPrefixes6 is buildPrefixes4 for IPv6, which has no runs.
-func (d *Datapath) buildPrefixes6(g *generation) error {
-	before, prefixes := d.before(), g.tables.Prefixes6
-	shared, err := d.share(g, before.tables.Prefixes6, prefixes, "prefixes6", "prefix_hosts6", "prefix_marks6")
-	if shared || err != nil {
-		g.index.Of6 = before.index.Of6
-		return err
+	err := array(d, g, of.marks, marks)
+	if of.runs != "" {
+		err = errors.Join(err, array(d, g, of.runs, runs))
 	}
-	split := splitPrefixes(prefixes, prefixKey6, key6)
-	var group errgroup.Group
-	group.Go(func() error {
-		return errors.Join(
-			table(d, g, "prefixes6", split.keys, split.classes),
-			table(d, g, "prefix_hosts6", split.hosts, split.ofHosts),
-		)
-	})
-	g.index.Of6 = split.index
-	var marks []uint64
-	g.index.Of6.Marks, marks = marksOf(prefixes)
-	return errors.Join(array(d, g, "prefix_marks6", marks), group.Wait())
+	return index, errors.Join(err, group.Wait())
 }
 
 // split is prefixes as the kernel takes them: what is for the trie, and what for
@@ -132,7 +163,7 @@ type split[P, H any] struct {
 	index            perimeterFamilyIndex
 }
 
-func splitPrefixes[P, H any](prefixes []compile.PrefixClass, key func(netip.Prefix) P, host func(netip.Addr) H) *split[P, H] {
+func (of *familyTables[P, H]) split(prefixes []compile.PrefixClass) *split[P, H] {
 	apart := mostlyHosts(prefixes)
 	s := &split[P, H]{}
 	if apart {
@@ -143,9 +174,9 @@ func splitPrefixes[P, H any](prefixes []compile.PrefixClass, key func(netip.Pref
 	}
 	for _, p := range prefixes {
 		if apart && p.Prefix.IsSingleIP() {
-			s.hosts, s.ofHosts = append(s.hosts, host(p.Prefix.Addr())), append(s.ofHosts, p.Class)
+			s.hosts, s.ofHosts = append(s.hosts, of.host(p.Prefix.Addr())), append(s.ofHosts, p.Class)
 		} else {
-			s.keys, s.classes = append(s.keys, key(p.Prefix)), append(s.classes, p.Class)
+			s.keys, s.classes = append(s.keys, of.prefix(p.Prefix)), append(s.classes, p.Class)
 		}
 	}
 	if apart && len(s.keys) == 0 {

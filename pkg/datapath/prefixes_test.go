@@ -84,15 +84,20 @@ func (k *prefixKind) make(source *rand.Rand) []netip.Prefix {
 	return out
 }
 
+// toAny deals prefixes to any of four.
+func toAny(source *rand.Rand) func(netip.Prefix) int {
+	return func(netip.Prefix) int { return source.IntN(4) }
+}
+
 // dealt deals prefixes out to four rules, each with an independent table of its own.
-func dealt(source *rand.Rand, all []netip.Prefix) (rules []policy.AccessRule, lists []listRule) {
+func dealt(to func(netip.Prefix) int, all []netip.Prefix) (rules []policy.AccessRule, lists []listRule) {
 	for i := range 4 {
 		name := fmt.Sprintf("list-%d", i)
 		rules = append(rules, policy.AccessRule{Name: name, Direction: policy.Inbound})
 		lists = append(lists, listRule{name, new(bart.Lite)})
 	}
 	for _, p := range all {
-		i := source.IntN(len(rules))
+		i := to(p)
 		rules[i].AddressPrefixes = append(rules[i].AddressPrefixes, p)
 		lists[i].table.Insert(p)
 	}
@@ -108,7 +113,7 @@ func TestPrefixForms(t *testing.T) {
 		family := map[bool]string{true: "IPv4", false: "IPv6"}[k.v4]
 		t.Run(k.name+" "+family, func(t *testing.T) {
 			all := k.make(source)
-			rules, lists := dealt(source, all)
+			rules, lists := dealt(toAny(source), all)
 			r.holdAgainstLists(t, source, memberPolicy(policy.Enforced, rules...), lists, all, 4000)
 			index := r.inForce.index.Of4
 			if !k.v4 {

@@ -55,6 +55,8 @@ const (
 	replayMapOpening6        = "opening6"
 	replayMapOutcomes        = "outcomes"
 	replayMapPacketCounts    = "packet_counts"
+	replayMapPrefixChanges4  = "prefix_changes4"
+	replayMapPrefixChanges6  = "prefix_changes6"
 	replayMapPrefixHosts4    = "prefix_hosts4"
 	replayMapPrefixHosts6    = "prefix_hosts6"
 	replayMapPrefixIndexes   = "prefix_indexes"
@@ -156,6 +158,8 @@ type replayMapSpecs struct {
 	Opening6        *ebpf.MapSpec `ebpf:"opening6"`
 	Outcomes        *ebpf.MapSpec `ebpf:"outcomes"`
 	PacketCounts    *ebpf.MapSpec `ebpf:"packet_counts"`
+	PrefixChanges4  *ebpf.MapSpec `ebpf:"prefix_changes4"`
+	PrefixChanges6  *ebpf.MapSpec `ebpf:"prefix_changes6"`
 	PrefixHosts4    *ebpf.MapSpec `ebpf:"prefix_hosts4"`
 	PrefixHosts6    *ebpf.MapSpec `ebpf:"prefix_hosts6"`
 	PrefixIndexes   *ebpf.MapSpec `ebpf:"prefix_indexes"`
@@ -231,6 +235,8 @@ type replayMaps struct {
 	Opening6        *ebpf.Map `ebpf:"opening6"`
 	Outcomes        *ebpf.Map `ebpf:"outcomes"`
 	PacketCounts    *ebpf.Map `ebpf:"packet_counts"`
+	PrefixChanges4  *ebpf.Map `ebpf:"prefix_changes4"`
+	PrefixChanges6  *ebpf.Map `ebpf:"prefix_changes6"`
 	PrefixHosts4    *ebpf.Map `ebpf:"prefix_hosts4"`
 	PrefixHosts6    *ebpf.Map `ebpf:"prefix_hosts6"`
 	PrefixIndexes   *ebpf.Map `ebpf:"prefix_indexes"`
@@ -279,6 +285,8 @@ func (m *replayMaps) Close() error {
 		m.Opening6,
 		m.Outcomes,
 		m.PacketCounts,
+		m.PrefixChanges4,
+		m.PrefixChanges6,
 		m.PrefixHosts4,
 		m.PrefixHosts6,
 		m.PrefixIndexes,

@@ -46,6 +46,8 @@ const (
 	xdpMapOpening6        = "opening6"
 	xdpMapOutcomes        = "outcomes"
 	xdpMapPacketCounts    = "packet_counts"
+	xdpMapPrefixChanges4  = "prefix_changes4"
+	xdpMapPrefixChanges6  = "prefix_changes6"
 	xdpMapPrefixHosts4    = "prefix_hosts4"
 	xdpMapPrefixHosts6    = "prefix_hosts6"
 	xdpMapPrefixIndexes   = "prefix_indexes"
@@ -147,6 +149,8 @@ type xdpMapSpecs struct {
 	Opening6        *ebpf.MapSpec `ebpf:"opening6"`
 	Outcomes        *ebpf.MapSpec `ebpf:"outcomes"`
 	PacketCounts    *ebpf.MapSpec `ebpf:"packet_counts"`
+	PrefixChanges4  *ebpf.MapSpec `ebpf:"prefix_changes4"`
+	PrefixChanges6  *ebpf.MapSpec `ebpf:"prefix_changes6"`
 	PrefixHosts4    *ebpf.MapSpec `ebpf:"prefix_hosts4"`
 	PrefixHosts6    *ebpf.MapSpec `ebpf:"prefix_hosts6"`
 	PrefixIndexes   *ebpf.MapSpec `ebpf:"prefix_indexes"`
@@ -222,6 +226,8 @@ type xdpMaps struct {
 	Opening6        *ebpf.Map `ebpf:"opening6"`
 	Outcomes        *ebpf.Map `ebpf:"outcomes"`
 	PacketCounts    *ebpf.Map `ebpf:"packet_counts"`
+	PrefixChanges4  *ebpf.Map `ebpf:"prefix_changes4"`
+	PrefixChanges6  *ebpf.Map `ebpf:"prefix_changes6"`
 	PrefixHosts4    *ebpf.Map `ebpf:"prefix_hosts4"`
 	PrefixHosts6    *ebpf.Map `ebpf:"prefix_hosts6"`
 	PrefixIndexes   *ebpf.Map `ebpf:"prefix_indexes"`
@@ -270,6 +276,8 @@ func (m *xdpMaps) Close() error {
 		m.Opening6,
 		m.Outcomes,
 		m.PacketCounts,
+		m.PrefixChanges4,
+		m.PrefixChanges6,
 		m.PrefixHosts4,
 		m.PrefixHosts6,
 		m.PrefixIndexes,

@@ -1,0 +1,88 @@
+package datapath
+
+import (
+	"net/netip"
+
+	"github.com/perimeterd/perimeterd/pkg/compile"
+)
+
+const (
+	// changesMin is from how many prefixes on tables are kept and changed: to make
+	// them anew takes some tens of milliseconds below.
+	changesMin = 1 << 14
+	// changesMostMost bounds what a first packet pays for asking about changes.
+	changesMostMost = 4096
+)
+
+// changesMost is how many changes of so many prefixes are kept beside them. More
+// are better written into new tables.
+func changesMost(prefixes int) int {
+	if prefixes < changesMin {
+		return 0
+	}
+	return min(prefixes/64, changesMostMost)
+}
+
+// changesOf is where the classes of wanted are not those of built: prefixes with
+// the class that their addresses shall have, of which the longest counts, whatever
+// built has inside. Both are sorted as compile.Tables has them. A prefix that is
+// new, gone, or of another class brings along all of wanted inside it. False: there
+// are more than most.
+func changesOf(built, wanted []compile.PrefixClass, most int) (changes []compile.PrefixClass, few bool) {
+	if len(built) == len(wanted) && (len(built) == 0 || &built[0] == &wanted[0]) {
+		return nil, true
+	}
+	var around []compile.PrefixClass // of wanted, around where the walk is: each inside the one before
+	var changed netip.Prefix         // what lies inside is a change
+	for len(built)+len(wanted) > 0 {
+		order := 0
+		switch {
+		case len(built) == 0:
+			order = 1
+		case len(wanted) == 0:
+			order = -1
+		case built[0].Prefix != wanted[0].Prefix:
+			order = built[0].Prefix.Compare(wanted[0].Prefix)
+		}
+		var at compile.PrefixClass
+		if order < 0 {
+			at = built[0]
+		} else {
+			at = wanted[0]
+		}
+		for len(around) > 0 && !holds(around[len(around)-1].Prefix, at.Prefix) {
+			around = around[:len(around)-1]
+		}
+		inside := changed.IsValid() && holds(changed, at.Prefix)
+		switch {
+		case order < 0: // gone: its addresses are of what is around it
+			if !inside {
+				at.Class = 0
+				if len(around) > 0 {
+					at.Class = around[len(around)-1].Class
+				}
+				changes, changed = append(changes, at), at.Prefix
+			}
+		case inside:
+			changes = append(changes, at)
+		case order > 0 || built[0].Class != at.Class:
+			changes, changed = append(changes, at), at.Prefix
+		}
+		if len(changes) > most {
+			return nil, false
+		}
+		if order <= 0 {
+			built = built[1:]
+		}
+		if order >= 0 {
+			around = append(around, at)
+			wanted = wanted[1:]
+		}
+	}
+	return changes, true
+}
+
+// holds reports whether a prefix is, or is inside, another of its family.
+func holds(outer, inner netip.Prefix) bool {
+	return outer.Bits() <= inner.Bits() && outer.Contains(inner.Addr())
+}
