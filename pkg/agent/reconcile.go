@@ -402,7 +402,7 @@ func (r *reconciler) put(p *policy.Policy, facts *policy.Facts) error {
 	if err != nil { // in force, but something old could not be freed
 		r.a.logger.Print(err)
 	}
-	r.set(func(v *view) { v.tables, v.legend, v.generationSince = tables, legend, time.Now() })
+	r.set(func(v *view) { v.tables, v.legend, v.generationSince = tables, legend, dp.InForceSince() })
 	return nil
 }
 

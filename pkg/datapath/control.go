@@ -24,9 +24,10 @@ func (d *Datapath) writeControl(g *generation) error {
 }
 
 // announce has answers open addresses for an installed generation too, beside the
-// one in force, and returns when all do.
+// one in force, and returns when all do. Where either has no names there is nothing
+// to open in both.
 func (d *Datapath) announce(next *generation) error {
-	if d.inForce == nil {
+	if d.inForce == nil || d.inForce.flags&next.flags&uint32(perimeterControlFlagCONTROL_NAMES) == 0 {
 		return nil
 	}
 	err := d.storeControl(perimeterControl{

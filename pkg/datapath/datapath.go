@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
@@ -22,7 +23,7 @@ import (
 // pinLayout names the directory below Options.Root. It changes with every
 // change of bpf/types.h or bpf/maps.h, so that what an older agent pinned is
 // never read as something else.
-const pinLayout = "layout-3"
+const pinLayout = "layout-4"
 
 // Datapath is the loaded data path. Its methods may be called by several
 // goroutines at once.
@@ -40,6 +41,7 @@ type Datapath struct {
 
 	mu          sync.Mutex // everything below, and the order of changes to the kernel's maps
 	inForce     *generation
+	since       time.Time              // when it was put in force; zero: before this process
 	attachments map[uint32]*attachment // by ifindex
 	denials     [2]*ebpf.Map           // see denialTables
 	counting    int                    // the one of them that packets count in
@@ -296,6 +298,14 @@ func (d *Datapath) Close() error {
 	return errors.Join(errs...)
 }
 
+// InForceSince returns when the generation in force was put there by this process;
+// zero if an earlier one did.
+func (d *Datapath) InForceSince() time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.since
+}
+
 // Generation returns the generation in force, 0 if there is none.
 func (d *Datapath) Generation() uint32 {
 	d.mu.Lock()
@@ -332,24 +342,25 @@ func (d *Datapath) apply(tables *compile.Tables, legend, previous *compile.Legen
 	if err != nil {
 		return 0, fmt.Errorf("build generation %d: %w", number, err)
 	}
-	if err := d.install(next); err != nil {
-		return 0, errors.Join(fmt.Errorf("install generation %d: %w", number, err), next.release())
+	wait, err := d.install(next)
+	if err != nil {
+		return 0, errors.Join(fmt.Errorf("install generation %d: %w", number, err), wait(), next.release())
 	}
 	if err := errors.Join(d.OpenSets(tables.Sets), d.announce(next), d.carryNames(tables)); err != nil {
-		return 0, errors.Join(fmt.Errorf("carry the addresses of names over to generation %d: %w", number, err), d.withdraw(), next.release())
+		return 0, errors.Join(fmt.Errorf("carry the addresses of names over to generation %d: %w", number, err), d.withdraw(), wait(), next.release())
 	}
 	legend.PutInForce(number, previous)
 	if keep != nil {
 		if err := keep(legend); err != nil {
-			return 0, errors.Join(fmt.Errorf("keep the names of generation %d: %w", number, err), d.withdraw(), next.release())
+			return 0, errors.Join(fmt.Errorf("keep the names of generation %d: %w", number, err), d.withdraw(), wait(), next.release())
 		}
 	}
 	if err := d.writeControl(next); err != nil {
-		return 0, errors.Join(fmt.Errorf("put generation %d in force: %w", number, err), next.release())
+		return 0, errors.Join(fmt.Errorf("put generation %d in force: %w", number, err), wait(), next.release())
 	}
 	old := d.inForce
-	d.inForce = next
-	if err := errors.Join(d.retire(old), d.forgetSets(tables.NameSets)); err != nil {
+	d.inForce, d.since = next, time.Now()
+	if err := errors.Join(wait(), d.retire(old), d.forgetSets(tables.NameSets)); err != nil {
 		return number, fmt.Errorf("free what generation %d needed: %w", number-1, err)
 	}
 	return number, nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -313,36 +314,70 @@ func (d *Datapath) outerMaps() map[string]*ebpf.Map {
 	}
 }
 
-// put enters a generation's maps into a slot of the outer maps. Each call waits
-// until no packet uses what was there before (an RCU grace period); they wait
-// together.
-func (d *Datapath) put(g *generation, slot uint32) error {
-	var group errgroup.Group
+// enter puts a generation's maps into a slot of the outer maps, and returns when
+// they stand there. Each call goes on until no packet uses what stood there before
+// (an RCU grace period, some 10 ms), all of them at once; wait returns after that.
+func (d *Datapath) enter(g *generation, slot uint32) (wait func() error, err error) {
+	var calls errgroup.Group
 	for name, outer := range d.outerMaps() {
-		group.Go(func() error {
+		calls.Go(func() error {
 			if err := outer.Put(slot, g.maps[name]); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
 			return nil
 		})
 	}
-	return group.Wait()
+	returned := make(chan error, 1)
+	go func() { returned <- calls.Wait() }()
+	for name, outer := range d.outerMaps() {
+		for !standsIn(outer, slot, g.maps[name]) {
+			select {
+			case err := <-returned: // then they stand, or one never will
+				return func() error { return nil }, err
+			case <-time.After(50 * time.Microsecond):
+			}
+		}
+	}
+	return func() error { return <-returned }, nil
+}
+
+// standsIn reports whether an outer map has just this inner map in a slot. Where it
+// cannot be told the answer is no.
+func standsIn(outer *ebpf.Map, slot uint32, inner *ebpf.Map) bool {
+	var there ebpf.MapID
+	if err := outer.Lookup(slot, &there); err != nil {
+		return false
+	}
+	info, err := inner.Info()
+	if err != nil {
+		return false
+	}
+	id, known := info.ID()
+	return known && id == there
+}
+
+// put is enter, and waits.
+func (d *Datapath) put(g *generation, slot uint32) error {
+	wait, err := d.enter(g, slot)
+	return errors.Join(err, wait())
 }
 
 // install puts a generation where packets will look for it once its number is
 // in force. Its slot belonged to the generation before the last, which retire
-// has cleared, so no packet reads it now.
-func (d *Datapath) install(g *generation) error {
-	if err := d.put(g, g.slot()); err != nil {
-		return err
+// has cleared, so no packet reads it now, and it is whole when install returns.
+// The kernel's calls are over when wait returns.
+func (d *Datapath) install(g *generation) (wait func() error, err error) {
+	wait, err = d.enter(g, g.slot())
+	if err != nil {
+		return wait, err
 	}
 	if err := d.objects.MarkedLocals.Put(g.slot(), perimeterLocalMarks(g.marks)); err != nil {
-		return fmt.Errorf("marked_locals: %w", err)
+		return wait, fmt.Errorf("marked_locals: %w", err)
 	}
 	if err := d.objects.PrefixIndexes.Put(g.slot(), g.index); err != nil {
-		return fmt.Errorf("prefix_indexes: %w", err)
+		return wait, fmt.Errorf("prefix_indexes: %w", err)
 	}
-	return d.markPrivateInterfaces(g)
+	return wait, d.markPrivateInterfaces(g)
 }
 
 // retire frees what only the previous generation needed. First it waits until
