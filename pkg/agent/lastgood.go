@@ -27,8 +27,8 @@ var errNoPolicy = errors.New("there is no policy")
 // loadPolicy reads the policy at path. A directory without files counts as no
 // policy and not as one that governs nothing: a mount that failed looks the
 // same. Whoever wants nothing governed writes a file that says so.
-func loadPolicy(path string) (*policy.Policy, error) {
-	p, err := policy.Load(path)
+func loadPolicy(loader *policy.Loader, path string) (*policy.Policy, error) {
+	p, err := loader.Load(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("%w: %s does not exist", errNoPolicy, path)

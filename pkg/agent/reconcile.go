@@ -26,6 +26,8 @@ type reconciler struct {
 	commands chan command
 
 	// Only Run uses these.
+	loader    policy.Loader
+	compiler  compile.Compiler
 	wanted    *policy.Policy // as read from the files; nil if they are bad or missing
 	heldUntil time.Time      // a policy waits for its names
 	lookedAt  time.Time      // when expiries were last told
@@ -243,7 +245,7 @@ const markerText = "enforcement is disabled; perimeterctl enable switches it on\
 // been in force since the start.
 func (r *reconciler) readPolicy() {
 	s := r.a.settings
-	p, err := loadPolicy(s.Policy)
+	p, err := loadPolicy(&r.loader, s.Policy)
 	var bad policy.Problems
 	if err == nil {
 		r.wanted, r.heldUntil = p, time.Now().Add(namesPatience)
@@ -382,7 +384,7 @@ func (r *reconciler) retryAt(now time.Time, err error) time.Time {
 
 // put compiles a policy and puts it in force, unless just that is in force.
 func (r *reconciler) put(p *policy.Policy, facts *policy.Facts) error {
-	tables, legend, err := compile.Compile(p, facts)
+	tables, legend, err := r.compiler.Compile(p, facts)
 	if err != nil {
 		return err
 	}
@@ -461,7 +463,7 @@ func (r *reconciler) attach(choices []links.Choice) (failed bool) {
 // sameTables reports whether two compilations say the same to the kernel.
 func sameTables(a, b *compile.Tables) bool {
 	return a.StrictHere == b.StrictHere && a.NextExpiry.Equal(b.NextExpiry) &&
-		slices.Equal(a.Locals, b.Locals) && slices.Equal(a.Prefixes4, b.Prefixes4) && slices.Equal(a.Prefixes6, b.Prefixes6) &&
+		slices.Equal(a.Locals, b.Locals) && compile.SamePrefixes(a.Prefixes4, b.Prefixes4) && compile.SamePrefixes(a.Prefixes6, b.Prefixes6) &&
 		slices.Equal(a.ScopeClasses, b.ScopeClasses) && slices.Equal(a.Members, b.Members) && slices.Equal(a.Spans, b.Spans) &&
 		slices.Equal(a.Outcomes, b.Outcomes) && slices.Equal(a.Names, b.Names) && slices.Equal(a.NameMeanings, b.NameMeanings) &&
 		slices.Equal(a.NameSets, b.NameSets) && slices.Equal(a.NameRules, b.NameRules) &&

@@ -71,14 +71,14 @@ func TestAnEmptyDirectoryIsNoPolicy(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	for _, path := range []string{dir, dir + "/missing"} {
-		if _, err := loadPolicy(path); !errors.Is(err, errNoPolicy) {
+		if _, err := loadPolicy(new(policy.Loader), path); !errors.Is(err, errNoPolicy) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
 	if err := os.WriteFile(dir+"/nothing.yaml", []byte("resources: []\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := loadPolicy(dir); err != nil {
+	if _, err := loadPolicy(new(policy.Loader), dir); err != nil {
 		t.Errorf("a policy that governs nothing: %v", err)
 	}
 }

@@ -16,26 +16,25 @@ type carriedID uint32
 // takes all traffic. By index, sorted.
 type carried struct {
 	groups [][]int
-	local  *Local // what it means for the addresses; made when first asked for
 }
 
 // carriers numbers what addresses carry, and remembers what a prefix of these
 // resources makes of what is around it: a resource may have a million prefixes.
 type carriers struct {
-	resources []policy.Resource
-	all       []carried
-	nested    map[string]carriedID
-	key       []byte
+	serving []bool // by resource: it takes traffic to some ports only
+	all     []carried
+	nested  map[string]carriedID
+	key     []byte
 }
 
-func newCarriers(resources []policy.Resource) *carriers {
-	return &carriers{resources: resources, all: []carried{{}}, nested: map[string]carriedID{}}
+func newCarriers(serving []bool) *carriers {
+	return &carriers{serving: serving, all: []carried{{}}, nested: map[string]carriedID{}}
 }
 
 // within returns what addresses carry in a prefix that these resources have, and
 // whether the resources around it are hidden there.
 func (c *carriers) within(outer carriedID, own []int) (inside carriedID, hides bool) {
-	hides = slices.ContainsFunc(own, func(i int) bool { return len(c.resources[i].Services) == 0 })
+	hides = slices.ContainsFunc(own, func(i int) bool { return !c.serving[i] })
 	if hides {
 		outer = 0
 	}
@@ -72,16 +71,26 @@ func without[T ~int | ~uint32](values, other []T) []T {
 	return slices.DeleteFunc(slices.Clone(values), has)
 }
 
-// localOf says what addresses that carry this do with traffic. All but the
-// prefix is set.
-func (b *builder) localOf(id carriedID) Local {
-	c := &b.carriers.all[id]
-	if c.local == nil {
-		c.local = b.newLocal(c.groups)
+// addLocals gives the prefixes that resources have their locals.
+func (b *builder) addLocals() {
+	locals := make([]*Local, len(b.cover.carriers.all)) // by carriedID: made when first met
+	for _, family := range []int{family4, family6} {
+		for _, p := range b.cover.places[family] {
+			if b.isBroadcast(p.prefix) {
+				continue
+			}
+			if locals[p.carried] == nil {
+				locals[p.carried] = b.newLocal(b.cover.carriers.all[p.carried].groups)
+			}
+			local := *locals[p.carried]
+			local.Prefix = p.prefix
+			b.tables.Locals = append(b.tables.Locals, local)
+		}
 	}
-	return *c.local
 }
 
+// newLocal says what addresses that carry this do with traffic. All but the prefix
+// is set.
 func (b *builder) newLocal(groups [][]int) *Local {
 	local := &Local{}
 	none := Outcome{}

@@ -21,13 +21,26 @@ const MeaningsMax = 8 << 20
 // the addresses of interfaces make it unclear whose a packet is
 // (policy.Problems), and where the policy needs more than MeaningsMax pairs.
 func Compile(p *policy.Policy, facts *policy.Facts) (*Tables, *Legend, error) {
+	return new(Compiler).Compile(p, facts)
+}
+
+// Compiler compiles one policy after another. From the last it remembers what
+// takes the time where there are a million prefixes, so that a policy with the same
+// prefixes, above all with the same slices of them, is compiled in the time that
+// its rules take. The tables are those that Compile makes. It is for one goroutine
+// at a time.
+type Compiler struct {
+	cover        *cover
+	fingerprints map[sliceKey]uint64 // of lists in cover.from, which keeps the slices
+}
+
+// Compile is as the function of this name.
+func (c *Compiler) Compile(p *policy.Policy, facts *policy.Facts) (*Tables, *Legend, error) {
 	b := &builder{
 		policy: p, facts: facts,
 		tables:      &Tables{Members: []Member{{}}},
 		legend:      &Legend{Members: []MemberLegend{{}}, Profiles: map[string]ProfileLegend{}},
-		lists:       newLists(),
-		carriers:    newCarriers(p.Resources),
-		classes:     newClasses(),
+		lists:       newLists(c.fingerprints),
 		spans:       newSpanTable(),
 		outcomes:    newOutcomeTable(),
 		names:       newNamesTable(),
@@ -47,21 +60,36 @@ func Compile(p *policy.Policy, facts *policy.Facts) (*Tables, *Legend, error) {
 	b.addPrivateEndpoints()
 	b.addMulticast()
 	b.identify()
-	b.tables.Prefixes4 = b.sweep(family4)
-	b.tables.Prefixes6 = b.sweep(family6)
+	b.cover = c.coverOf(b)
+	b.tables.Prefixes4, b.tables.Prefixes6 = b.cover.prefixes[family4], b.cover.prefixes[family6]
+	b.addLocals()
 	b.markOwn()
 	b.index()
 	if err := b.addMeanings(); err != nil {
 		return nil, nil, err
 	}
-	for i := range b.classes.all {
-		b.tables.Parents = append(b.tables.Parents, b.classes.all[i].parent)
+	for i := range b.cover.classes.all {
+		b.tables.Parents = append(b.tables.Parents, b.cover.classes.all[i].parent)
 	}
 	if err := errors.Join(b.failed, b.addNameTables()); err != nil {
 		return nil, nil, err
 	}
 	b.finish()
 	return b.tables, b.legend, nil
+}
+
+// coverOf returns the cover of a policy, the last one if it would be the same.
+func (c *Compiler) coverOf(b *builder) *cover {
+	from := coverInput{owned: b.lists.owned, identities: b.identities, serving: make([]bool, len(b.policy.Resources))}
+	for i := range b.policy.Resources {
+		from.serving[i] = len(b.policy.Resources[i].Services) > 0
+	}
+	if c.cover == nil || !c.cover.from.equal(&from) {
+		c.cover = newCover(from)
+	}
+	c.cover.from = from // the same, and perhaps of other slices, which now are the policy's
+	c.fingerprints = b.lists.taken
+	return c.cover
 }
 
 // builder holds what is known halfway. Its steps are in the order Compile calls
@@ -85,9 +113,7 @@ type builder struct {
 	askers   [][]uint32 // by list: the scopes that ask about it
 	together []uint32   // the scopes that stand for several members
 
-	carriers *carriers
-	classes  *classes
-	roots    [2]int // by family: index into classes.roots
+	cover *cover
 
 	spans    *spanTable
 	outcomes *outcomeTable
@@ -135,9 +161,7 @@ func (b *builder) resolve() error {
 	for i := range b.policy.Resources {
 		prefixes[i] = b.policy.Resources[i].AddressesOn(b.facts)
 		b.livesHere[i] = b.facts.LivesHere(prefixes[i])
-		for _, p := range prefixes[i] {
-			b.lists.addResource(i, p)
-		}
+		b.lists.addResource(i, prefixes[i])
 	}
 	if problems := b.policy.CheckAttribution(prefixes); len(problems) > 0 {
 		return problems

@@ -88,10 +88,16 @@ func comparePrefixes(a, b netip.Prefix) int {
 	return compareBlocks(blockOf(a), blockOf(b))
 }
 
+// owned is the prefixes that a list, or a resource, has.
+type owned struct {
+	owner    uint32 // a listID, or ofResource with an index into Policy.Resources
+	prefixes []netip.Prefix
+}
+
 // mark says that a list, or a resource, has a prefix.
 type mark struct {
 	block
-	owner uint32 // a listID, or ofResource with an index into Policy.Resources
+	owner uint32 // as in owned
 }
 
 const ofResource = 1 << 31
@@ -103,13 +109,37 @@ func compareMarks(a, b mark) int {
 	return cmp.Compare(a.owner, b.owner)
 }
 
+// marksOf sorts the prefixes of a family by place.
+func marksOf(all []owned, family int) []mark {
+	count := 0
+	for _, o := range all {
+		for _, p := range o.prefixes {
+			if familyOf(p.Addr()) == family {
+				count++
+			}
+		}
+	}
+	marks := make([]mark, 0, count)
+	for _, o := range all {
+		for _, p := range o.prefixes {
+			if familyOf(p.Addr()) == family {
+				marks = append(marks, mark{blockOf(p), o.owner})
+			}
+		}
+	}
+	slices.SortFunc(marks, compareMarks)
+	return marks
+}
+
 // lists numbers every prefix list of the policy and collects the prefixes.
 type lists struct {
 	bySlice   map[sliceKey]listID
 	byContent map[uint64][]knownList // by fingerprint
 	byName    map[string]listID
 	next      listID
-	marks     [2][]mark // by family
+	owned     []owned
+	before    map[sliceKey]uint64 // fingerprints from an earlier compilation
+	taken     map[sliceKey]uint64 // fingerprints of this one
 }
 
 // sliceKey tells a slice of the policy, which nobody changes, from any other.
@@ -118,33 +148,45 @@ type sliceKey struct {
 	count int
 }
 
+func keyOf(prefixes []netip.Prefix) sliceKey {
+	if len(prefixes) == 0 {
+		return sliceKey{}
+	}
+	return sliceKey{&prefixes[0], len(prefixes)}
+}
+
 type knownList struct {
 	prefixes []netip.Prefix
 	id       listID
 }
 
-func newLists() *lists {
-	return &lists{bySlice: map[sliceKey]listID{}, byContent: map[uint64][]knownList{}, byName: map[string]listID{}}
+// newLists takes the fingerprints that an earlier compilation took, if there was one.
+func newLists(before map[sliceKey]uint64) *lists {
+	return &lists{
+		bySlice: map[sliceKey]listID{}, byContent: map[uint64][]knownList{}, byName: map[string]listID{},
+		before: before, taken: map[sliceKey]uint64{},
+	}
 }
 
 // ofPrefixes returns the list of exactly these prefixes, in whatever order. The
 // slice must not change afterwards.
 func (l *lists) ofPrefixes(prefixes []netip.Prefix) listID {
 	// Rules are asked about once for each scope they are part of.
-	var key sliceKey
-	if len(prefixes) > 0 {
-		key = sliceKey{&prefixes[0], len(prefixes)}
-	}
+	key := keyOf(prefixes)
 	id, ok := l.bySlice[key]
 	if !ok {
-		id = l.byPrefixes(prefixes)
+		id = l.byPrefixes(key, prefixes)
 		l.bySlice[key] = id
 	}
 	return id
 }
 
-func (l *lists) byPrefixes(prefixes []netip.Prefix) listID {
-	fingerprint := fingerprintOf(prefixes)
+func (l *lists) byPrefixes(key sliceKey, prefixes []netip.Prefix) listID {
+	fingerprint, known := l.before[key]
+	if !known {
+		fingerprint = fingerprintOf(prefixes)
+	}
+	l.taken[key] = fingerprint
 	for _, known := range l.byContent[fingerprint] {
 		if sameSet(known.prefixes, prefixes) {
 			return known.id
@@ -152,16 +194,7 @@ func (l *lists) byPrefixes(prefixes []netip.Prefix) listID {
 	}
 	id := l.allocate()
 	l.byContent[fingerprint] = append(l.byContent[fingerprint], knownList{prefixes, id})
-	var count [2]int
-	for _, p := range prefixes {
-		count[familyOf(p.Addr())]++
-	}
-	for family, n := range count {
-		l.marks[family] = slices.Grow(l.marks[family], n)
-	}
-	for _, p := range prefixes {
-		l.add(p, uint32(id))
-	}
+	l.owned = append(l.owned, owned{uint32(id), prefixes})
 	return id
 }
 
@@ -191,14 +224,9 @@ func (l *lists) allocate() listID {
 	return l.next
 }
 
-// addResource enters a prefix of a resource.
-func (l *lists) addResource(resource int, p netip.Prefix) {
-	l.add(p, ofResource|uint32(resource))
-}
-
-func (l *lists) add(p netip.Prefix, owner uint32) {
-	family := familyOf(p.Addr())
-	l.marks[family] = append(l.marks[family], mark{blockOf(p), owner})
+// addResource enters the prefixes of a resource.
+func (l *lists) addResource(resource int, prefixes []netip.Prefix) {
+	l.owned = append(l.owned, owned{ofResource | uint32(resource), prefixes})
 }
 
 // fingerprintOf is equal for equal sets of prefixes, whatever their order, and

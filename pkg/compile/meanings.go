@@ -81,7 +81,7 @@ type peers struct {
 
 // appendKnown appends what the scope knows of these peers.
 func (b *builder) appendKnown(out known, s *scope, of peers) known {
-	cl := &b.classes.all[of.class]
+	cl := &b.cover.classes.all[of.class]
 	start := len(out)
 	for _, group := range cl.ranking {
 		before := len(out)
@@ -90,7 +90,7 @@ func (b *builder) appendKnown(out known, s *scope, of peers) known {
 		}
 	}
 	ofRoot := len(out)
-	out = s.appendShared(out, b.classes.roots[of.root])
+	out = s.appendShared(out, b.cover.classes.roots[of.root])
 	inside := out[start:ofRoot]
 	kept := slices.DeleteFunc(out[ofRoot:], func(l listID) bool {
 		_, hidden := slices.BinarySearch(cl.hidden, l)
@@ -106,8 +106,8 @@ func (b *builder) appendKnown(out known, s *scope, of peers) known {
 // than its parent: those that ask about a list that is at another place in it,
 // or gone. What lies inside the parent stands in front; all else is where it was.
 func (b *builder) touched(number uint32) []uint32 {
-	cl := &b.classes.all[number]
-	parent := &b.classes.all[cl.parent]
+	cl := &b.cover.classes.all[number]
+	parent := &b.cover.classes.all[cl.parent]
 	out := b.touchedScopes[:0]
 	for i, group := range cl.ranking {
 		for _, l := range group {
@@ -145,16 +145,16 @@ func (b *builder) addMeanings() error {
 	var key []byte
 	for number := range b.scopes {
 		sc, s := uint32(number), &b.scopes[number]
-		for family, root := range b.roots {
+		for family, root := range b.cover.roots {
 			otherwise[sc][family] = otherwise[sc][family4]
-			if family == family4 || root != b.roots[family4] {
+			if family == family4 || root != b.cover.roots[family4] {
 				otherwise[sc][family] = b.meaning(s, peers{root: root})
 			}
 		}
 		memo := map[string]SpanList{}    // the scope cannot tell all classes apart
 		written := map[uint32]SpanList{} // by class
 		for _, class := range classesOf[sc] {
-			of := peers{b.classes.all[class].root, class}
+			of := peers{b.cover.classes.all[class].root, class}
 			b.known = b.appendKnown(b.known[:0], s, of)
 			key = appendLists(key[:0], b.known)
 			meaning, ok := memo[string(key)]
@@ -162,7 +162,7 @@ func (b *builder) addMeanings() error {
 				meaning = b.meaning(s, of)
 				memo[string(key)] = meaning
 			}
-			asParent, ok := b.writtenFor(written, b.classes.all[class].parent)
+			asParent, ok := b.writtenFor(written, b.cover.classes.all[class].parent)
 			if !ok {
 				asParent = otherwise[sc][b.familyOf(of.root)]
 			}
@@ -185,7 +185,7 @@ func (b *builder) addMeanings() error {
 // writtenFor returns what is written down for a class, or for the nearest of its
 // parents for which something is.
 func (b *builder) writtenFor(written map[uint32]SpanList, class uint32) (SpanList, bool) {
-	for ; class != 0; class = b.classes.all[class].parent {
+	for ; class != 0; class = b.cover.classes.all[class].parent {
 		if meaning, ok := written[class]; ok {
 			return meaning, true
 		}
@@ -200,14 +200,14 @@ func (b *builder) classesByScope() ([][]uint32, error) {
 	var inClass, inParent known
 	var differs []uint32
 	count := 0
-	for number := 1; number < len(b.classes.all); number++ {
+	for number := 1; number < len(b.cover.classes.all); number++ {
 		class := uint32(number)
-		root := b.classes.all[class].root
+		root := b.cover.classes.all[class].root
 		differs = differs[:0]
 		for _, sc := range b.touched(class) {
 			s := &b.scopes[sc]
 			inClass = b.appendKnown(inClass[:0], s, peers{root, class})
-			inParent = b.appendKnown(inParent[:0], s, peers{root, b.classes.all[class].parent})
+			inParent = b.appendKnown(inParent[:0], s, peers{root, b.cover.classes.all[class].parent})
 			if !slices.Equal(inClass, inParent) {
 				differs = append(differs, sc)
 			}
@@ -229,7 +229,7 @@ func (b *builder) classesByScope() ([][]uint32, error) {
 
 // familyOf returns a family that has the root.
 func (b *builder) familyOf(root int) int {
-	if root == b.roots[family4] {
+	if root == b.cover.roots[family4] {
 		return family4
 	}
 	return family6

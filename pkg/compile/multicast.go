@@ -172,7 +172,7 @@ func (b *builder) assemble(a *assembly, to peers) []segment {
 // than its root: those that ask about a list of it, or about one that it hides.
 // Either the lists have few askers, or the assembly few scopes to ask.
 func (b *builder) touchedSinceRoot(a *assembly, number uint32) []uint32 {
-	cl := &b.classes.all[number]
+	cl := &b.cover.classes.all[number]
 	groups := append([][]listID{cl.hidden}, cl.ranking...)
 	askers := 0
 	for _, group := range groups {

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"net/netip"
 	"slices"
 )
 
@@ -12,14 +13,55 @@ type place struct {
 	carried carriedID
 }
 
+// cover is what the prefixes of a policy make of the addresses: the classes of
+// peers, and what local addresses carry. It follows from coverInput alone and is not
+// changed once it is made, but for what carriers remember.
+type cover struct {
+	from     coverInput
+	prefixes [2][]PrefixClass // by family, as in Tables
+	places   [2][]carriedPlace
+	classes  *classes
+	roots    [2]int // by family: index into classes.roots
+	carriers *carriers
+}
+
+// carriedPlace is a prefix that resources have, and what its addresses carry.
+type carriedPlace struct {
+	prefix  netip.Prefix
+	carried carriedID
+}
+
+// coverInput is all that a cover depends on.
+type coverInput struct {
+	owned      []owned
+	identities [][]listID // by resource: the lists it stands in as a peer
+	serving    []bool     // by resource: it takes traffic to some ports only
+}
+
+// equal is quick where the slices of prefixes are the same, whatever their length.
+func (in *coverInput) equal(other *coverInput) bool {
+	return slices.Equal(in.serving, other.serving) &&
+		slices.EqualFunc(in.identities, other.identities, slices.Equal[[]listID]) &&
+		slices.EqualFunc(in.owned, other.owned, func(x, y owned) bool {
+			return x.owner == y.owner && (keyOf(x.prefixes) == keyOf(y.prefixes) || slices.Equal(x.prefixes, y.prefixes))
+		})
+}
+
+func newCover(from coverInput) *cover {
+	c := &cover{from: from, classes: newClasses(), carriers: newCarriers(from.serving)}
+	for _, family := range []int{family4, family6} {
+		c.sweep(family)
+	}
+	return c
+}
+
 // sweep walks the prefixes of a family in order, those around the present one on
-// a stack. It returns each that is of another class than what is around it, with
-// its class, and adds those that resources have to the locals.
-func (b *builder) sweep(family int) []PrefixClass {
-	marks := b.lists.marks[family]
-	slices.SortFunc(marks, compareMarks)
+// a stack. It notes each that is of another class than what is around it, with
+// its class, and those that resources have.
+func (c *cover) sweep(family int) {
+	marks := marksOf(c.from.owned, family)
 	out := make([]PrefixClass, 0, len(marks))
-	root := b.classes.rootOf(nil)
+	root := c.classes.rootOf(nil)
 	open := []place{{}} // around everything, of no class
 	var own ownMarks
 	for len(marks) > 0 {
@@ -33,42 +75,37 @@ func (b *builder) sweep(family int) []PrefixClass {
 		var hidden []listID
 		if len(own.resources) > 0 {
 			var hides bool
-			here.carried, hides = b.carriers.within(outer.carried, own.resources)
+			here.carried, hides = c.carriers.within(outer.carried, own.resources)
 			for _, i := range own.resources {
-				own.lists = append(own.lists, b.identities[i]...)
+				own.lists = append(own.lists, c.from.identities[i]...)
 			}
 			slices.Sort(own.lists)
 			own.lists = slices.Compact(own.lists)
 			if hides {
-				hidden = without(b.identitiesOf(outer.carried), own.lists)
+				hidden = without(c.identitiesOf(outer.carried), own.lists)
 			}
-			if prefix := at.prefix(family); !b.isBroadcast(prefix) {
-				local := b.localOf(here.carried)
-				local.Prefix = prefix
-				b.tables.Locals = append(b.tables.Locals, local)
-			}
+			c.places[family] = append(c.places[family], carriedPlace{at.prefix(family), here.carried})
 		}
 		if at.bits == 0 {
-			root = b.classes.rootOf(own.lists)
+			root = c.classes.rootOf(own.lists)
 		} else {
-			here.class = b.classes.within(root, outer.class, own.lists, hidden)
+			here.class = c.classes.within(root, outer.class, own.lists, hidden)
 		}
 		if here.class != outer.class {
 			out = append(out, PrefixClass{at.prefix(family), here.class})
 		}
 		open = append(open, here)
 	}
-	b.roots[family] = root
-	return out
+	c.prefixes[family], c.roots[family] = out, root
 }
 
 // identitiesOf returns the lists in which addresses that carry this stand as
 // peers, sorted.
-func (b *builder) identitiesOf(id carriedID) []listID {
+func (c *cover) identitiesOf(id carriedID) []listID {
 	var out []listID
-	for _, group := range b.carriers.all[id].groups {
+	for _, group := range c.carriers.all[id].groups {
 		for _, i := range group {
-			out = append(out, b.identities[i]...)
+			out = append(out, c.from.identities[i]...)
 		}
 	}
 	slices.Sort(out)

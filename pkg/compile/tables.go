@@ -2,6 +2,7 @@ package compile
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/perimeterd/perimeterd/pkg/policy"
@@ -62,6 +63,12 @@ type Local struct {
 type PrefixClass struct {
 	Prefix netip.Prefix
 	Class  uint32
+}
+
+// SamePrefixes reports whether two tables say the same, at once where a Compiler
+// remembered them.
+func SamePrefixes(a, b []PrefixClass) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b))
 }
 
 // ScopeClass says what a class means to a scope.

@@ -29,7 +29,7 @@ func changesMost(prefixes int) int {
 // new, gone, or of another class brings along all of wanted inside it. False: there
 // are more than most.
 func changesOf(built, wanted []compile.PrefixClass, most int) (changes []compile.PrefixClass, few bool) {
-	if len(built) == len(wanted) && (len(built) == 0 || &built[0] == &wanted[0]) {
+	if compile.SamePrefixes(built, wanted) {
 		return nil, true
 	}
 	var around []compile.PrefixClass // of wanted, around where the walk is: each inside the one before

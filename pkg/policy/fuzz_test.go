@@ -48,7 +48,7 @@ func FuzzParse(f *testing.F) {
 			"service-tags/azure.json": object, "service-tags/aws.json": object, "service-tags/partners.txt": list,
 		}
 		before := allocated()
-		p, err := parseAll([]string{"p.yaml"}, inMemory(files))
+		p, err := new(Loader).parse([]string{"p.yaml"}, inMemory(files))
 		const each, besides = 16 << 10, 16 << 20 // what is read in chunks, and for each byte
 		if took, size := allocated()-before, len(text)+len(list)+2*len(object); took > uint64(besides+each*size) {
 			t.Errorf("reading %d bytes took %d bytes of memory", size, took)
@@ -69,7 +69,7 @@ func FuzzParse(f *testing.F) {
 func checkWritten(t *testing.T, p *Policy) {
 	t.Helper()
 	files := writeDown(p)
-	again, err := parseAll([]string{"p.yaml"}, inMemory(files))
+	again, err := new(Loader).parse([]string{"p.yaml"}, inMemory(files))
 	if err != nil {
 		t.Fatalf("what was written down is refused: %v\n%s\n%s", err, files["p.yaml"], files["tags"])
 	}

@@ -28,30 +28,14 @@ const (
 // If the policy is bad the error is Problems, which holds everything that is
 // wrong with it. Any other error means that there is nothing to read at path.
 func Load(path string) (*Policy, error) {
-	return loadWith(path, readFile)
-}
-
-func loadWith(path string, read reader) (*Policy, error) {
-	const tries = 10
-	for range tries {
-		version := configMapVersion(path)
-		files, err := policyFiles(path)
-		if err != nil {
-			return nil, err
-		}
-		policy, err := parseAll(files, read)
-		if configMapVersion(path) == version {
-			return policy, err
-		}
-	}
-	return nil, fmt.Errorf("%s: the ConfigMap was replaced %d times while it was read", path, tries)
+	return new(Loader).Load(path)
 }
 
 // Parse checks the policy that is written in text. The name stands in the
 // positions of problems, and the service tag files that the policy names are
 // found relative to its directory. If the policy is bad the error is Problems.
 func Parse(name string, text []byte) (*Policy, error) {
-	return parseAll([]string{name}, func(path string, limit int64) ([]byte, error) {
+	return new(Loader).parse([]string{name}, func(path string, limit int64) ([]byte, error) {
 		if path == name {
 			return text, nil
 		}
@@ -59,11 +43,40 @@ func Parse(name string, text []byte) (*Policy, error) {
 	})
 }
 
+// Loader loads one policy after another. It remembers what service tag files said,
+// so that only those that have changed take the time to be understood. Policies
+// share the slices of prefixes, which nobody may change. It is for one goroutine at
+// a time.
+type Loader struct {
+	known knownFiles
+}
+
+// Load is as the function of this name.
+func (l *Loader) Load(path string) (*Policy, error) {
+	return l.loadWith(path, readFile)
+}
+
+func (l *Loader) loadWith(path string, read reader) (*Policy, error) {
+	const tries = 10
+	for range tries {
+		version := configMapVersion(path)
+		files, err := policyFiles(path)
+		if err != nil {
+			return nil, err
+		}
+		policy, err := l.parse(files, read)
+		if configMapVersion(path) == version {
+			return policy, err
+		}
+	}
+	return nil, fmt.Errorf("%s: the ConfigMap was replaced %d times while it was read", path, tries)
+}
+
 // reader returns the content of a file of at most limit bytes.
 type reader func(path string, limit int64) ([]byte, error)
 
-// parseAll reads all files, then checks what needs to know all of them.
-func parseAll(files []string, read reader) (*Policy, error) {
+// parse reads all files, then checks what needs to know all of them.
+func (l *Loader) parse(files []string, read reader) (*Policy, error) {
 	d := newDecoder()
 	for _, file := range files {
 		d.policy.Files = append(d.policy.Files, file)
@@ -75,7 +88,8 @@ func parseAll(files []string, read reader) (*Policy, error) {
 		}
 		d.decode(file, text)
 	}
-	d.readServiceTags(read)
+	l.known.begin()
+	d.readServiceTags(read, &l.known)
 	if !d.incomplete {
 		for _, check := range d.checks {
 			check()

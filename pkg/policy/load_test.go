@@ -260,7 +260,7 @@ func TestConfigMapSwappedWhileRead(t *testing.T) {
 	link(t, "..data/a.yaml", filepath.Join(dir, "a.yaml"))
 	link(t, "..data/b.yaml", filepath.Join(dir, "b.yaml"))
 	swapped := false
-	p, err := loadWith(dir, func(path string, limit int64) ([]byte, error) {
+	p, err := new(Loader).loadWith(dir, func(path string, limit int64) ([]byte, error) {
 		if filepath.Base(path) == "b.yaml" && !swapped {
 			swapped = true
 			link(t, "..v2", filepath.Join(dir, "..data_tmp"))
@@ -284,7 +284,7 @@ func TestConfigMapThatNeverRests(t *testing.T) {
 	link(t, "..v", filepath.Join(dir, "..data"))
 	link(t, "..data/a.yaml", filepath.Join(dir, "a.yaml"))
 	swaps := 0
-	_, err := loadWith(dir, func(path string, limit int64) ([]byte, error) {
+	_, err := new(Loader).loadWith(dir, func(path string, limit int64) ([]byte, error) {
 		swaps++
 		version := fmt.Sprintf("..v%d", swaps)
 		link(t, "..v", filepath.Join(dir, version))

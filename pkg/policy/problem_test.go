@@ -81,7 +81,7 @@ func TestProblemsOfSeveralFilesAreSorted(t *testing.T) {
 		"a.yaml": "resources:\n  - {name: a, addresses: [10.0.0.1/8]}\n  - {name: a., addresses: [10.0.0.2]}\n",
 		"b.yaml": "perimeters:\n  - {name: p, associations: [{name: x, resource: nobody, profile: none}]}\n",
 	}
-	_, err := parseAll([]string{"a.yaml", "b.yaml"}, inMemory(files))
+	_, err := new(Loader).parse([]string{"a.yaml", "b.yaml"}, inMemory(files))
 	want := strings.Join([]string{
 		`a.yaml:2:27: "10.0.0.1/8" has host bits set: write "10.0.0.0/8", or "10.0.0.1" for the one address`,
 		`a.yaml:3:12: "a." is not a valid name: write letters, digits, "_", "." and "-"; begin with a letter or digit, end with a letter, digit or "_"`,
@@ -99,7 +99,7 @@ func TestNothingIsMissingFromAnUnreadableFile(t *testing.T) {
 		"a.yaml": "resources: [{name: a\n",
 		"b.yaml": "perimeters:\n  - {name: p, profiles: [{name: d}], associations: [{name: a, resource: a, profile: d}]}\n",
 	}
-	_, err := parseAll([]string{"a.yaml", "b.yaml", "c.yaml"}, inMemory(files))
+	_, err := new(Loader).parse([]string{"a.yaml", "b.yaml", "c.yaml"}, inMemory(files))
 	want := strings.Join([]string{
 		`a.yaml:2:1: not valid YAML: did not find expected ',' or '}' while parsing a flow mapping that begins at 1:13: check quotes, brackets and indentation up to here`,
 		`c.yaml: the policy file cannot be read: file does not exist: repair or remove it, or split it if it is too large`,

@@ -19,26 +19,26 @@ const maxTagPrefixes = 4_000_000
 // errTooManyPrefixes is the error about a file with more.
 var errTooManyPrefixes = fmt.Errorf("it holds more than %d prefixes", maxTagPrefixes)
 
-// tagReader reads service tag files and keeps the prefixes of the wanted tags.
+// tagContents is what a service tag file says: its tags by name, nil those that no
+// rule wants. Nobody changes it once it is read.
+type tagContents map[string]*tagPrefixes
+
+// tagPrefixes is sorted and unique once its file is read.
+type tagPrefixes struct{ prefixes []netip.Prefix }
+
+// tagReader reads one service tag file and keeps the prefixes of the wanted tags.
 type tagReader struct {
 	problems *collector
 	wanted   map[string]bool
-	offers   map[string]*tagOffer
-	kept     int // prefixes of the present file
+	contents tagContents
+	kept     int // prefixes
 }
 
-// tagOffer is what the files say about one tag.
-type tagOffer struct {
-	file, second string // second: another file that has it too
-	prefixes     []netip.Prefix
-	ready        bool // sorted and unique
-}
-
-// read reads one file and reports whether all its tags are known then. Bad
+// readTagFile reads a file and reports whether all its tags are known then. Bad
 // prefixes are problems, but hide no tags.
-func (t *tagReader) read(f tagFile, text []byte) bool {
+func readTagFile(f tagFile, text []byte, wanted map[string]bool, problems *collector) (tagContents, bool) {
+	t := tagReader{problems: problems, wanted: wanted, contents: tagContents{}}
 	var err error
-	t.kept = 0
 	switch f.format {
 	case azureFormat:
 		err = t.azure(f.path, text)
@@ -48,7 +48,13 @@ func (t *tagReader) read(f tagFile, text []byte) bool {
 		err = t.plain(f, text)
 	}
 	if err == nil {
-		return true
+		for _, tag := range t.contents {
+			if tag != nil {
+				slices.SortFunc(tag.prefixes, netip.Prefix.Compare)
+				tag.prefixes = slices.Clip(slices.Compact(tag.prefixes))
+			}
+		}
+		return t.contents, true
 	}
 	at := Position{File: f.path, Line: 1, Column: 1}
 	wrong := err.Error()
@@ -56,33 +62,28 @@ func (t *tagReader) read(f tagFile, text []byte) bool {
 		at.Line, at.Column = lineAndColumn(text, int(e.offset))
 		wrong = e.cause.Error()
 	}
-	t.problems.add(at, fmt.Sprintf("not a service tag file in format %s: %s", f.format, wrong), fmt.Sprintf("repair the file, or correct its entry (%s)", f.at))
-	return false
+	problems.add(at, fmt.Sprintf("not a service tag file in format %s: %s", f.format, wrong), fmt.Sprintf("repair the file, or correct its entry (%s)", f.at))
+	return nil, false
 }
 
-// offer notes that a file has a tag and returns where its prefixes go, nil if
-// no rule wants them.
-func (t *tagReader) offer(file, tag string) *tagOffer {
-	o := t.offers[tag]
-	switch {
-	case o == nil:
-		o = &tagOffer{file: file}
-		t.offers[tag] = o
-	case o.file != file && o.second == "":
-		o.second = file
+// has notes that the file has a tag and returns where its prefixes go, nil if no
+// rule wants them.
+func (t *tagReader) has(tag string) *tagPrefixes {
+	if _, known := t.contents[tag]; !known {
+		t.contents[tag] = nil
+		if t.wanted[tag] {
+			t.contents[tag] = &tagPrefixes{}
+		}
 	}
-	if !t.wanted[tag] {
-		return nil
-	}
-	return o
+	return t.contents[tag]
 }
 
-// keep adds a prefix to what a file says about a tag.
-func (t *tagReader) keep(o *tagOffer, p netip.Prefix) error {
+// keep adds a prefix to a tag.
+func (t *tagReader) keep(tag *tagPrefixes, p netip.Prefix) error {
 	if t.kept++; t.kept > maxTagPrefixes {
 		return errTooManyPrefixes
 	}
-	o.prefixes = append(o.prefixes, p)
+	tag.prefixes = append(tag.prefixes, p)
 	return nil
 }
 
@@ -115,8 +116,8 @@ func (t *tagReader) azure(file string, text []byte) error {
 		if entry.Name == "" {
 			return errors.New(`an element of "values" has no name`)
 		}
-		offer := t.offer(file, entry.Name)
-		if offer == nil {
+		tag := t.has(entry.Name)
+		if tag == nil {
 			return nil
 		}
 		for _, s := range entry.Properties.AddressPrefixes {
@@ -124,7 +125,7 @@ func (t *tagReader) azure(file string, text []byte) error {
 			if !ok {
 				continue
 			}
-			if err := t.keep(offer, p); err != nil {
+			if err := t.keep(tag, p); err != nil {
 				return err
 			}
 		}
@@ -150,17 +151,17 @@ func (t *tagReader) aws(file string, text []byte) error {
 		if entry.Service == "" || entry.Region == "" {
 			return errors.New("a prefix has no service or no region")
 		}
-		everywhere := t.offer(file, entry.Service)
-		regional := t.offer(file, entry.Service+"."+entry.Region)
+		everywhere := t.has(entry.Service)
+		regional := t.has(entry.Service + "." + entry.Region)
 		if everywhere == nil && regional == nil {
 			return nil
 		}
 		p, ok := t.prefix(file, text, start, entry.IPv4+entry.IPv6)
-		for _, offer := range []*tagOffer{everywhere, regional} {
-			if !ok || offer == nil {
+		for _, tag := range []*tagPrefixes{everywhere, regional} {
+			if !ok || tag == nil {
 				continue
 			}
-			if err := t.keep(offer, p); err != nil {
+			if err := t.keep(tag, p); err != nil {
 				return err
 			}
 		}
@@ -171,9 +172,9 @@ func (t *tagReader) aws(file string, text []byte) error {
 // plain reads a list with an address or a prefix on each line. What follows a
 // "#" is a comment.
 func (t *tagReader) plain(f tagFile, text []byte) error {
-	offer := t.offer(f.path, f.name)
-	if offer == nil {
-		offer = &tagOffer{} // checked all the same
+	tag := t.has(f.name)
+	if tag == nil {
+		tag = &tagPrefixes{} // checked all the same
 	}
 	rest := strings.TrimPrefix(string(text), "\ufeff")
 	for number := 1; rest != ""; number++ {
@@ -190,7 +191,7 @@ func (t *tagReader) plain(f tagFile, text []byte) error {
 			t.problems.addFault(Position{File: f.path, Line: number, Column: column}, err)
 			continue
 		}
-		if err := t.keep(offer, p); err != nil {
+		if err := t.keep(tag, p); err != nil {
 			return err
 		}
 	}

@@ -92,22 +92,38 @@ func (d *decoder) useServiceTags(n *yaml.Node) {
 	}
 }
 
+// tagOffer is what all files say about one tag.
+type tagOffer struct {
+	file, second string // second: another file that has it too
+	prefixes     []netip.Prefix
+}
+
 // readServiceTags reads all service tag files, so that a broken one is found
 // before it is needed, and keeps the tags that rules name.
-func (d *decoder) readServiceTags(read reader) {
-	tags := tagReader{problems: &d.problems, offers: map[string]*tagOffer{}, wanted: map[string]bool{}}
+func (d *decoder) readServiceTags(read reader, known *knownFiles) {
+	wanted, offers := map[string]bool{}, map[string]*tagOffer{}
 	for _, use := range d.tagUses {
-		tags.wanted[use.name] = true
+		wanted[use.name] = true
 	}
 	for _, f := range d.tagFiles {
 		d.policy.Files = append(d.policy.Files, f.path)
 		text, err := read(f.path, maxServiceTagFile)
-		switch {
-		case err != nil:
+		if err != nil {
 			d.tagsIncomplete = true
 			d.problems.add(f.at, fmt.Sprintf("service tag file %s %s", quote(f.path), err), "repair the file, or correct this entry")
-		case !tags.read(f, text):
-			d.tagsIncomplete = true
+			continue
+		}
+		contents, ok := known.read(f, text, wanted, &d.problems)
+		d.tagsIncomplete = d.tagsIncomplete || !ok
+		for name, tag := range contents {
+			switch o := offers[name]; {
+			case o == nil && tag == nil:
+				offers[name] = &tagOffer{file: f.path}
+			case o == nil:
+				offers[name] = &tagOffer{file: f.path, prefixes: tag.prefixes}
+			case o.second == "":
+				o.second = f.path
+			}
 		}
 	}
 	if d.incomplete || d.tagsIncomplete {
@@ -115,18 +131,14 @@ func (d *decoder) readServiceTags(read reader) {
 	}
 
 	for _, use := range d.tagUses {
-		offer := tags.offers[use.name]
+		offer := offers[use.name]
 		switch {
 		case offer == nil:
-			d.problems.add(use.at, fmt.Sprintf("no service tag is named %s", quote(use.name)), d.insteadOfTag(use.name, &tags))
+			d.problems.add(use.at, fmt.Sprintf("no service tag is named %s", quote(use.name)), d.insteadOfTag(use.name, offers))
 			continue
 		case offer.second != "":
 			d.problems.add(use.at, fmt.Sprintf("service tag %s is in two files, %s and %s", quote(use.name), quote(offer.file), quote(offer.second)), "remove one of the files from serviceTags, or the tag from a file")
 			continue
-		case !offer.ready:
-			slices.SortFunc(offer.prefixes, netip.Prefix.Compare)
-			offer.prefixes = slices.Clip(slices.Compact(offer.prefixes))
-			offer.ready = true
 		}
 		if d.policy.ServiceTags == nil {
 			d.policy.ServiceTags = map[string][]netip.Prefix{}
@@ -135,15 +147,15 @@ func (d *decoder) readServiceTags(read reader) {
 	}
 }
 
-func (d *decoder) insteadOfTag(name string, tags *tagReader) string {
+func (d *decoder) insteadOfTag(name string, offers map[string]*tagOffer) string {
 	switch {
 	case len(d.tagFiles) == 0:
 		return "add the file that holds it to serviceTags"
 	case d.problems.full():
 		return ""
 	}
-	known := make([]string, 0, len(tags.offers))
-	for k := range tags.offers {
+	known := make([]string, 0, len(offers))
+	for k := range offers {
 		known = append(known, k)
 	}
 	slices.Sort(known)

@@ -27,7 +27,7 @@ func TestBrokenServiceTagFiles(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := parseAll([]string{"p.yaml"}, inMemory(map[string]string{
+			_, err := new(Loader).parse([]string{"p.yaml"}, inMemory(map[string]string{
 				"p.yaml": fmt.Sprintf("serviceTags: [{file: tags, format: %s}]", c.format),
 				"tags":   c.text,
 			}))
@@ -46,7 +46,7 @@ func TestServiceTagFilesAreBounded(t *testing.T) {
 		"plain, name: t": strings.Repeat("::\n", maxTagPrefixes+1),
 		"azure":          `{"values": [{"name": "t", "properties": {"addressPrefixes": ["` + strings.Repeat(`","`, maxTagPrefixes) + `"]}}]}`,
 	} {
-		_, err := parseAll([]string{"p.yaml"}, inMemory(map[string]string{"p.yaml": fmt.Sprintf(rule, format), "tags": text}))
+		_, err := new(Loader).parse([]string{"p.yaml"}, inMemory(map[string]string{"p.yaml": fmt.Sprintf(rule, format), "tags": text}))
 		if err == nil || !strings.Contains(err.Error(), "it holds more than 4000000 prefixes") {
 			t.Errorf("%s: got %v", format, err)
 		}

@@ -45,6 +45,8 @@ func policyParts() []part {
 type policyScene struct {
 	*bench
 	directory string
+	loader    policy.Loader
+	compiler  compile.Compiler
 	filter    *bed.Filter
 	peer      *world.Host
 }
@@ -117,12 +119,12 @@ type stages struct{ read, compile, kernel measure.Series }
 // enforce brings a policy from its file into force, by the calls the agent makes.
 func (p *policyScene) enforce(file string, s *stages) (float64, error) {
 	began := time.Now()
-	loaded, err := policy.Load(file)
+	loaded, err := p.loader.Load(file)
 	if err != nil {
 		return 0, err
 	}
 	read := time.Now()
-	tables, legend, err := compile.Compile(loaded, bed.Facts())
+	tables, legend, err := p.compiler.Compile(loaded, bed.Facts())
 	if err != nil {
 		return 0, err
 	}
