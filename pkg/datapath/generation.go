@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 	"unsafe"
@@ -45,9 +46,8 @@ func (g *generation) release() error {
 	return errors.Join(errs...)
 }
 
-// build fills the tables of a generation, out of sight of every packet. Tables of
-// prefixes that would hold just what those in force hold, or nearly, are shared
-// with them.
+// build fills the tables of a generation, out of sight of every packet. Those that
+// would hold just what those in force hold are shared with it.
 func (d *Datapath) build(number uint32, tables *compile.Tables) (g *generation, err error) {
 	g = &generation{number: number, tables: tables, maps: map[string]*ebpf.Map{}}
 	defer func() {
@@ -87,6 +87,30 @@ func (g *generation) add(outer string, m *ebpf.Map) {
 	g.adding.Lock()
 	defer g.adding.Unlock()
 	g.maps[outer] = m
+}
+
+// before is what the generation in force was built from, nothing if it is not known.
+func (d *Datapath) before() *compile.Tables {
+	if d.inForce == nil || d.inForce.tables == nil {
+		return &compile.Tables{}
+	}
+	return d.inForce.tables
+}
+
+// share takes tables over from the generation in force, if it has some and they
+// would be the same.
+func (d *Datapath) share(g *generation, same bool, outers ...string) (shared bool, err error) {
+	if !same || d.inForce == nil || d.inForce.tables == nil {
+		return false, nil
+	}
+	for _, outer := range outers {
+		m, err := d.inForce.maps[outer].Clone()
+		if err != nil {
+			return false, fmt.Errorf("share %s: %w", outer, err)
+		}
+		g.add(outer, m)
+	}
+	return true, nil
 }
 
 // table makes the inner map for an outer one and fills it with parallel keys
@@ -195,6 +219,12 @@ func spanList(l compile.SpanList) perimeterSpanList {
 // every first packet asks, the few others into a trie that is asked only if
 // there are any.
 func (d *Datapath) buildLocals(g *generation) error {
+	same := slices.Equal(d.before().Locals, g.tables.Locals)
+	if shared, err := d.share(g, same, "locals4", "locals6", "local_prefixes4", "local_prefixes6"); shared || err != nil {
+		const flags = perimeterControlFlagCONTROL_LOCAL_PREFIXES4 | perimeterControlFlagCONTROL_LOCAL_PREFIXES6
+		g.marks, g.flags = d.inForce.marks, g.flags|d.inForce.flags&uint32(flags)
+		return err
+	}
 	var hosts4 []uint32
 	var hosts6 [][4]uint32
 	var prefixes4 []perimeterPrefixKey4
@@ -243,6 +273,10 @@ func (d *Datapath) buildLocals(g *generation) error {
 }
 
 func (d *Datapath) buildScopeClasses(g *generation) error {
+	same := slices.Equal(d.before().ScopeClasses, g.tables.ScopeClasses) && slices.Equal(d.before().Parents, g.tables.Parents)
+	if shared, err := d.share(g, same, "scope_classes", "class_parents"); shared || err != nil {
+		return err
+	}
 	keys := make([]perimeterScopeClass, len(g.tables.ScopeClasses))
 	values := make([]perimeterSpanList, len(keys))
 	for i, s := range g.tables.ScopeClasses {
@@ -256,6 +290,9 @@ func (d *Datapath) buildScopeClasses(g *generation) error {
 }
 
 func (d *Datapath) buildMembers(g *generation) error {
+	if shared, err := d.share(g, slices.Equal(d.before().Members, g.tables.Members), "members"); shared || err != nil {
+		return err
+	}
 	values := make([]perimeterMember, len(g.tables.Members))
 	for i, m := range g.tables.Members {
 		v := &values[i]
@@ -270,6 +307,9 @@ func (d *Datapath) buildMembers(g *generation) error {
 }
 
 func (d *Datapath) buildSpans(g *generation) error {
+	if shared, err := d.share(g, slices.Equal(d.before().Spans, g.tables.Spans), "spans"); shared || err != nil {
+		return err
+	}
 	values := make([]perimeterSpan, len(g.tables.Spans))
 	for i, s := range g.tables.Spans {
 		values[i] = perimeterSpan{From: s.From, Value: s.Value}
@@ -278,6 +318,9 @@ func (d *Datapath) buildSpans(g *generation) error {
 }
 
 func (d *Datapath) buildOutcomes(g *generation, now moment) error {
+	if shared, err := d.share(g, slices.Equal(d.before().Outcomes, g.tables.Outcomes), "outcomes"); shared || err != nil {
+		return err
+	}
 	values := make([]perimeterOutcome, len(g.tables.Outcomes))
 	for i, o := range g.tables.Outcomes {
 		if i == 0 {
@@ -320,6 +363,9 @@ func (d *Datapath) outerMaps() map[string]*ebpf.Map {
 func (d *Datapath) enter(g *generation, slot uint32) (wait func() error, err error) {
 	var calls errgroup.Group
 	for name, outer := range d.outerMaps() {
+		if standsIn(outer, slot, g.maps[name]) {
+			continue // both generations share it
+		}
 		calls.Go(func() error {
 			if err := outer.Put(slot, g.maps[name]); err != nil {
 				return fmt.Errorf("%s: %w", name, err)

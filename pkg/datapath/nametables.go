@@ -3,6 +3,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/perimeterd/perimeterd/pkg/compile"
@@ -70,6 +71,12 @@ func (d *Datapath) buildNames(g *generation) error {
 		if m.Names != (compile.SpanList{}) {
 			g.flags |= uint32(perimeterControlFlagCONTROL_NAMES)
 		}
+	}
+	before := d.before()
+	same := slices.Equal(before.Names, t.Names) && slices.Equal(before.NameMeanings, t.NameMeanings) &&
+		slices.Equal(before.NameSets, t.NameSets) && slices.Equal(before.NameRules, t.NameRules)
+	if shared, err := d.share(g, same, "name_classes", "name_meanings", "name_sets", "name_rules"); shared || err != nil {
+		return err
 	}
 	keys := make([]perimeterNameKey, len(t.Names))
 	classes := make([]uint32, len(t.Names))

@@ -2,7 +2,6 @@ package datapath
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 
 	"golang.org/x/sync/errgroup"
@@ -81,9 +80,9 @@ func (d *Datapath) buildPrefixes6(g *generation) (err error) {
 	return err
 }
 
-// builtPrefixes is what the tables of a family hold, changes apart. Without
-// prefixes it is not known, or nothing.
+// builtPrefixes is what the tables of a family hold, changes apart.
 type builtPrefixes struct {
+	known    bool
 	prefixes []compile.PrefixClass
 	index    perimeterFamilyIndex
 }
@@ -93,28 +92,31 @@ type builtPrefixes struct {
 // million takes a second to load.
 func (of *familyTables[P, H]) build(d *Datapath, g *generation, before builtPrefixes, prefixes []compile.PrefixClass) (builtPrefixes, error) {
 	changes, few := []compile.PrefixClass(nil), false
-	if len(before.prefixes) > 0 {
+	if before.known {
 		changes, few = changesOf(before.prefixes, prefixes, changesMost(len(before.prefixes)))
 	}
 	if !few {
 		index, err := of.fill(d, g, prefixes)
-		return builtPrefixes{prefixes, index}, errors.Join(err, of.change(d, g, nil))
+		return builtPrefixes{true, prefixes, index}, errors.Join(err, of.change(d, g, nil))
 	}
-	for _, outer := range []string{of.trie, of.hosts, of.marks, of.runs} {
-		if outer == "" {
-			continue
-		}
-		m, err := d.inForce.maps[outer].Clone()
-		if err != nil {
-			return before, fmt.Errorf("share %s: %w", outer, err)
-		}
-		g.add(outer, m)
+	outers := []string{of.trie, of.hosts, of.marks}
+	if of.runs != "" {
+		outers = append(outers, of.runs)
 	}
-	before.index.Changes = 0
+	if _, err := d.share(g, true, outers...); err != nil {
+		return before, err
+	}
 	if len(changes) > 0 {
 		before.index.Changes = 1
+		return before, of.change(d, g, changes)
 	}
-	return before, of.change(d, g, changes)
+	before.prefixes = prefixes // equal, and what the next are likely to be
+	if before.index.Changes == 0 {
+		_, err := d.share(g, true, of.changes)
+		return before, err
+	}
+	before.index.Changes = 0
+	return before, of.change(d, g, nil)
 }
 
 // change makes the table of changes.
