@@ -127,8 +127,47 @@ func marksOf(all []owned, family int) []mark {
 			}
 		}
 	}
-	slices.SortFunc(marks, compareMarks)
-	return marks
+	return sortedMarks(marks)
+}
+
+// sortedMarks sorts marks, which it may change, by merging what is in order already:
+// lists come sorted, and a million of them with a few before and behind would be
+// all but unsorted to an ordinary sort.
+func sortedMarks(marks []mark) []mark {
+	ends := []int{0} // of what is in order
+	for i := 1; i <= len(marks); i++ {
+		if i == len(marks) || compareMarks(marks[i-1], marks[i]) > 0 {
+			ends = append(ends, i)
+		}
+	}
+	if len(ends) > len(marks)/8 {
+		slices.SortFunc(marks, compareMarks)
+		return marks
+	}
+	from, to := marks, make([]mark, len(marks))
+	for len(ends) > 2 {
+		kept := ends[:1]
+		for i := 2; i <= len(ends); i += 2 {
+			first, middle, end := ends[i-2], ends[i-1], ends[min(i, len(ends)-1)]
+			merge(to[first:first:end], from[first:middle], from[middle:end])
+			kept = append(kept, end)
+		}
+		ends = kept
+		from, to = to, from
+	}
+	return from
+}
+
+// merge appends the marks of two sorted lists to one.
+func merge(to, a, b []mark) {
+	for len(a) > 0 && len(b) > 0 {
+		if compareMarks(a[0], b[0]) <= 0 {
+			to, a = append(to, a[0]), a[1:]
+		} else {
+			to, b = append(to, b[0]), b[1:]
+		}
+	}
+	_ = append(append(to, a...), b...) // within its capacity
 }
 
 // lists numbers every prefix list of the policy and collects the prefixes.
