@@ -2,13 +2,13 @@
 /*
  * From an address to the class of the longest prefix around it. The tries
  * prefixes4 and prefixes6 can tell it for any set of prefixes; what stands before
- * them is derived from the same prefixes and only faster:
+ * them is made of the same prefixes and faster:
  *
  *   changes where the policy differs from the one that all the others were made
  *           for: what stands here counts, and few changes of many prefixes need
  *           no new tables
  *   marks   a bit that is 0 says that no prefix holds the address
- *   runs    all of IPv4, for many prefixes of all lengths: the trie is not asked
+ *   runs    all of IPv4, for many prefixes of all lengths: the trie is empty
  *   hosts   a hash of the full-length prefixes, where nearly all are: the trie
  *           has only the others
  *
@@ -64,33 +64,31 @@ static __always_inline __u32 prefix_count_bits(__u32 word)
 	return ((word + (word >> 4)) & 0x0f0f0f0f) * 0x01010101 >> 24;
 }
 
-/* The leaf that a node has for one of its 256 networks; RUN_MISSING if the table is not whole. */
-#define RUN_MISSING 0xffffffff
-
+/* The leaf that a node has for one of its 256 networks; CLASS_NONE if the table is not whole. */
 static __always_inline __u32 prefix_leaf(void *runs, __u32 node, __u8 network)
 {
 	struct run_block *block = bpf_map_lookup_elem(runs, &node);
 	__u32 word = network / 32, leaf, leaves;
 
 	if (!block)
-		return RUN_MISSING;
+		return CLASS_NONE;
 	leaf = block->words[RUN_FIRST] + (block->words[RUN_BEFORE + word / 4] >> (8 * (word % 4)) & 0xff) +
 	       prefix_count_bits(block->words[RUN_STARTS + word] & (~0u >> (31 - network % 32))) - 1;
 	leaves = leaf / 16;
 	block = bpf_map_lookup_elem(runs, &leaves);
-	return block ? block->words[leaf % 16] : RUN_MISSING;
+	return block ? block->words[leaf % 16] : CLASS_NONE;
 }
 
-/* A global function, which the verifier looks at once. */
+/* The class by the runs. A global function, which the verifier looks at once. */
 __noinline __u32 prefix_run4(__u32 slot, __u32 address)
 {
 	void *runs = bpf_map_lookup_elem(&prefix_runs4, &slot);
 	__u32 leaf;
 
 	if (!runs)
-		return RUN_MISSING;
+		return CLASS_NONE;
 	leaf = prefix_leaf(runs, address >> 16, address >> 8);
-	if (leaf != RUN_MISSING && leaf & RUN_NODE)
+	if (leaf & RUN_NODE)
 		leaf = prefix_leaf(runs, leaf & ~RUN_NODE, address);
 	return leaf;
 }
@@ -115,12 +113,8 @@ __noinline __u32 prefix_class4(__u32 slot, __u32 word0_be)
 		if (class)
 			return *class;
 	}
-	if (index->runs) {
-		__u32 leaf = prefix_run4(slot, bpf_ntohl(word0_be));
-
-		if (leaf != RUN_MISSING)
-			return leaf;
-	}
+	if (index->runs)
+		return prefix_run4(slot, bpf_ntohl(word0_be));
 	if (index->marks.bits) {
 		inner = bpf_map_lookup_elem(&prefix_marks4, &slot);
 		if (inner && !prefix_is_marked(inner, &index->marks, &address))

@@ -10,11 +10,11 @@ import (
 )
 
 // The prefixes of a generation are in the tries prefixes4 and prefixes6, which can
-// hold any set of them but are slow when there are many. What is faster is derived
-// from the same prefixes, by what they are (bpf/prefix.h):
+// hold any set of them but are slow when there are many, or where what the prefixes
+// are allows something faster (bpf/prefix.h):
 //
 //   - nearly all are hosts: those are in a hash, and the trie has the others;
-//   - many IPv4 prefixes of all lengths: runs, if they are not too large;
+//   - many IPv4 prefixes of all lengths: they are in runs, and the trie is empty;
 //   - otherwise: marks before the trie, where most addresses would have none.
 //
 // Tables of many prefixes stay where they are while the policy changes little: what
@@ -26,9 +26,9 @@ const (
 	hostsMin = 16
 	// runsMin is from how many on runs are worth the 4 MiB that they take at least.
 	runsMin = 4096
-	// runsBytesMost and runsBytesPerPrefix are what they may take beyond that, beside
-	// bytesPerPrefix in the trie.
-	runsBytesMost, runsBytesPerPrefix = 4 << 20, 28
+	// runsBytesMost and runsBytesPerPrefix are what they may take beyond that: less
+	// than the trie does.
+	runsBytesMost, runsBytesPerPrefix = 4 << 20, bytesPerPrefix - 20
 )
 
 // mostlyHosts reports whether full-length prefixes get a table of their own: not if
@@ -130,8 +130,23 @@ func (of *familyTables[P, H]) change(d *Datapath, g *generation, changes []compi
 
 // fill makes the tables for these prefixes.
 func (of *familyTables[P, H]) fill(d *Datapath, g *generation, prefixes []compile.PrefixClass) (perimeterFamilyIndex, error) {
-	split := of.split(prefixes)
-	index := split.index
+	var index perimeterFamilyIndex
+	var runs []perimeterRunBlock
+	apart := mostlyHosts(prefixes)
+	if of.runs != "" && len(prefixes) >= runsMin && !apart {
+		runs = runsOf(prefixes, runsBytesMost+runsBytesPerPrefix*len(prefixes))
+	}
+	if runs != nil {
+		index.Runs = 1
+		prefixes = nil // of all other tables
+	}
+	split := of.split(prefixes, apart)
+	if apart {
+		index.Hosts = 1
+		if len(split.keys) == 0 {
+			index.OnlyHosts = 1
+		}
+	}
 	var group errgroup.Group
 	group.Go(func() error {
 		return errors.Join(
@@ -139,16 +154,8 @@ func (of *familyTables[P, H]) fill(d *Datapath, g *generation, prefixes []compil
 			table(d, g, of.hosts, split.hosts, split.ofHosts),
 		)
 	})
-	var runs []perimeterRunBlock
-	if of.runs != "" && len(prefixes) >= runsMin && index.Hosts == 0 {
-		runs = runsOf(prefixes, runsBytesMost+runsBytesPerPrefix*len(prefixes))
-	}
 	var marks []uint64
-	if runs != nil {
-		index.Runs = 1
-	} else {
-		index.Marks, marks = marksOf(prefixes)
-	}
+	index.Marks, marks = marksOf(prefixes)
 	err := array(d, g, of.marks, marks)
 	if of.runs != "" {
 		err = errors.Join(err, array(d, g, of.runs, runs))
@@ -162,14 +169,11 @@ type split[P, H any] struct {
 	keys             []P
 	hosts            []H
 	classes, ofHosts []uint32
-	index            perimeterFamilyIndex
 }
 
-func (of *familyTables[P, H]) split(prefixes []compile.PrefixClass) *split[P, H] {
-	apart := mostlyHosts(prefixes)
+func (of *familyTables[P, H]) split(prefixes []compile.PrefixClass, apart bool) *split[P, H] {
 	s := &split[P, H]{}
 	if apart {
-		s.index.Hosts = 1
 		s.hosts, s.ofHosts = make([]H, 0, len(prefixes)), make([]uint32, 0, len(prefixes))
 	} else {
 		s.keys, s.classes = make([]P, 0, len(prefixes)), make([]uint32, 0, len(prefixes))
@@ -180,9 +184,6 @@ func (of *familyTables[P, H]) split(prefixes []compile.PrefixClass) *split[P, H]
 		} else {
 			s.keys, s.classes = append(s.keys, of.prefix(p.Prefix)), append(s.classes, p.Class)
 		}
-	}
-	if apart && len(s.keys) == 0 {
-		s.index.OnlyHosts = 1
 	}
 	return s
 }
