@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 
 	"github.com/perimeterd/perimeterd/pkg/datapath"
+	"github.com/perimeterd/perimeterd/pkg/policy"
 	"github.com/perimeterd/perimeterd/tests/bench/bed"
 	"github.com/perimeterd/perimeterd/tests/bench/floor"
 	"github.com/perimeterd/perimeterd/tests/bench/measure"
@@ -22,18 +25,19 @@ import (
 func endToEndParts() []part {
 	var list []part
 	for _, p := range []struct {
-		name string
-		run  func(*field) error
+		name  string
+		lanes []string
+		run   func(*field) error
 	}{
-		{"e2e/small-packets", (*field).smallPackets},
-		{"e2e/connections", (*field).connections},
-		{"e2e/latency", (*field).latency},
-		{"e2e/tcp-gso", (*field).throughputGSO},
-		{"e2e/tcp-no-gso", (*field).throughputNoGSO},
-		{"e2e/flood", (*field).flood},
+		{"e2e/small-packets", append(commonLanes(), laneEmpty, laneEmptyXDP), (*field).smallPackets},
+		{"e2e/connections", commonLanes(), (*field).connections},
+		{"e2e/latency", commonLanes(), (*field).latency},
+		{"e2e/tcp-gso", commonLanes(), (*field).throughputGSO},
+		{"e2e/tcp-no-gso", commonLanes(), (*field).throughputNoGSO},
+		{"e2e/flood", append(commonLanes(), laneDrop, laneListing, laneListingXDP, laneAdmitting, laneAdmittingXDP), (*field).flood},
 	} {
 		list = append(list, part{[]string{p.name}, func(b *bench, _ []string) error {
-			return b.onField(p.name, p.run)
+			return b.onField(p.name, p.lanes, p.run)
 		}})
 	}
 	return list
@@ -57,19 +61,25 @@ const (
 	laneEmpty    = "an empty program at TC"
 	laneEmptyXDP = "an empty program at XDP"
 	laneDrop     = "parse and drop at XDP"
+	// A rule more lists the sources of a flood: for another port than they send to, or
+	// for that port.
+	laneListing      = "ours, listing"
+	laneListingXDP   = "ours at XDP, listing"
+	laneAdmitting    = "ours, admitting"
+	laneAdmittingXDP = "ours at XDP, admitting"
 )
 
-// allLanes in the order in which they are built.
-var allLanes = []string{laneNone, laneAgain, laneOurs, laneXDP, laneNft, laneEmpty, laneEmptyXDP, laneDrop}
+// commonLanes are what most parts compare.
+func commonLanes() []string { return []string{laneNone, laneAgain, laneOurs, laneXDP, laneNft} }
 
 // field is lanes that differ in their filters only.
 type field struct {
 	*bench
-	name  string
-	list  *bed.List
-	lanes map[string]*lane
-	ours  map[string]*datapath.Datapath
-	close []func() error
+	name    string
+	list    *bed.List
+	sources []netip.Addr // of a flood; in no prefix of the list
+	lanes   map[string]*lane
+	close   []func() error
 }
 
 // clientAddress is a peer that the policy admits; MemberAddress is the server's.
@@ -78,25 +88,25 @@ var clientAddress = netip.MustParseAddr("10.20.0.1")
 // listed is how many prefixes the policy of a field has.
 const listed = 10_000
 
-func (b *bench) onField(name string, run func(*field) error) error {
+func (b *bench) onField(name string, lanes []string, run func(*field) error) error {
 	if err := bed.NftMissing(); err != nil {
 		return err
 	}
 	return world.Build(func(w *world.World) (err error) {
-		f := &field{bench: b, name: name, lanes: map[string]*lane{}, ours: map[string]*datapath.Datapath{}}
+		f := &field{bench: b, name: name, lanes: map[string]*lane{}}
 		defer func() {
 			for i := len(f.close) - 1; i >= 0; i-- {
 				err = errors.Join(err, f.close[i]())
 			}
 		}()
-		if err := f.build(w); err != nil {
+		if err := f.build(w, lanes); err != nil {
 			return err
 		}
 		return bed.OnOneCPU(b.cpu, func() error { return run(f) })
 	})
 }
 
-func (f *field) build(w *world.World) error {
+func (f *field) build(w *world.World, lanes []string) error {
 	bpffs, remove, err := bed.BPFFS()
 	if err != nil {
 		return err
@@ -104,34 +114,58 @@ func (f *field) build(w *world.World) error {
 	f.close = append(f.close, remove)
 	list := bed.NewList(bed.Apart, 4, listed, f.random)
 	f.list = bed.ListOf(4, append(list.Prefixes, netip.PrefixFrom(clientAddress, 32)))
-	prefixes := f.list.Prefixes
-	for i, name := range allLanes {
+	for range floodSources {
+		f.sources = append(f.sources, f.list.Outside(f.random))
+	}
+	for i, name := range lanes {
 		l := &lane{name: name, client: w.Host(fmt.Sprintf("client%d", i)), server: w.Host(fmt.Sprintf("server%d", i))}
 		l.near, l.far = w.Connect(l.client, l.server, clientAddress.String()+"/24", bed.MemberAddress(4).String()+"/24")
 		f.lanes[name] = l
-		switch name {
-		case laneOurs:
-			err = f.perimeterd(l, filepath.Join(bpffs, "tc"), datapath.XDPOff, prefixes)
-		case laneXDP:
-			err = f.perimeterd(l, filepath.Join(bpffs, "xdp"), datapath.XDPNative, prefixes)
-		case laneNft:
-			err = f.nftables(l, prefixes)
-		case laneEmpty:
-			err = f.floorProgram(l, floor.TC, "empty")
-		case laneEmptyXDP:
-			err = f.floorProgram(l, floor.XDP, "empty")
-		case laneDrop:
-			err = f.floorProgram(l, floor.XDP, "parse_drop")
-		}
-		if err != nil {
+		if err := f.filter(l, filepath.Join(bpffs, fmt.Sprint(i))); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	return nil
 }
 
+// filter gives a lane the filter that its name says.
+func (f *field) filter(l *lane, root string) error {
+	prefixes := f.list.Prefixes
+	listing := func(port uint16) *policy.Policy {
+		p := bed.ListPolicy(prefixes)
+		profile := &p.Perimeters[0].Profiles[0]
+		profile.AccessRules = append(profile.AccessRules, bed.ListRule("sources", port, bed.ListOf(4, bed.HostPrefixes(f.sources...)).Prefixes))
+		return p
+	}
+	switch l.name {
+	case laneNone, laneAgain:
+		return nil
+	case laneOurs:
+		return f.perimeterd(l, root, datapath.XDPOff, bed.ListPolicy(prefixes))
+	case laneXDP:
+		return f.perimeterd(l, root, datapath.XDPNative, bed.ListPolicy(prefixes))
+	case laneListing:
+		return f.perimeterd(l, root, datapath.XDPOff, listing(otherPort))
+	case laneListingXDP:
+		return f.perimeterd(l, root, datapath.XDPNative, listing(otherPort))
+	case laneAdmitting:
+		return f.perimeterd(l, root, datapath.XDPOff, listing(bed.ServicePort))
+	case laneAdmittingXDP:
+		return f.perimeterd(l, root, datapath.XDPNative, listing(bed.ServicePort))
+	case laneNft:
+		return f.nftables(l, prefixes)
+	case laneEmpty:
+		return f.floorProgram(l, floor.TC, "empty")
+	case laneEmptyXDP:
+		return f.floorProgram(l, floor.XDP, "empty")
+	case laneDrop:
+		return f.floorProgram(l, floor.XDP, "parse_drop")
+	}
+	return errors.New("no such lane")
+}
+
 // perimeterd attaches a data path as the agent does, and reads its events.
-func (f *field) perimeterd(l *lane, root string, xdp datapath.XDPMode, prefixes []netip.Prefix) error {
+func (f *field) perimeterd(l *lane, root string, xdp datapath.XDPMode, p *policy.Policy) error {
 	var d *datapath.Datapath
 	err := l.server.Run(func() (err error) {
 		if d, err = datapath.Open(datapath.Options{Root: root, XDP: xdp}); err != nil {
@@ -153,8 +187,7 @@ func (f *field) perimeterd(l *lane, root string, xdp datapath.XDPMode, prefixes 
 		cancel()
 		return errors.Join(<-done, d.Close(), datapath.Remove(root))
 	})
-	f.ours[l.name] = d
-	return (&bed.Filter{Datapath: d}).Put(bed.ListPolicy(prefixes), bed.Facts())
+	return (&bed.Filter{Datapath: d}).Put(p, bed.Facts())
 }
 
 // nftables loads the same policy: a set of intervals, conntrack, what is new logged.
@@ -195,11 +228,11 @@ func (f *field) floorProgram(l *lane, hook floor.Hook, name string) error {
 }
 
 // compete compares slices on lanes with those on the lane without a filter.
-func (f *field) compete(slices map[string]measure.Slice) (measure.Samples, error) {
-	c := measure.Contest{Baseline: slices[laneNone]}
-	for _, name := range allLanes[1:] {
-		if s := slices[name]; s != nil {
-			c.Entrants = append(c.Entrants, measure.Entrant{Name: name, Slice: s})
+func (f *field) compete(byLane map[string]measure.Slice) (measure.Samples, error) {
+	c := measure.Contest{Baseline: byLane[laneNone]}
+	for _, name := range slices.Sorted(maps.Keys(byLane)) { // so that the seed gives the same order
+		if name != laneNone {
+			c.Entrants = append(c.Entrants, measure.Entrant{Name: name, Slice: byLane[name]})
 		}
 	}
 	return c.Run(2*f.rounds, f.random)

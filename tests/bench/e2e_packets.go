@@ -29,6 +29,9 @@ type sender struct {
 	vectors  []unix.Iovec
 	frames   [][]byte
 	next     int
+	// Of the frames, one in so many counts as permitted, the first, and so many of these
+	// were sent. 0 = none does.
+	onePermittedIn, permitted int
 }
 
 // mmsghdr is struct mmsghdr of sendmmsg(2).
@@ -62,7 +65,7 @@ func newSender(from world.Interface, frames [][]byte) (*sender, error) {
 // thread that sends it.
 func (s *sender) send(duration time.Duration) (ns float64, sent int, err error) {
 	began, used := time.Now(), bed.ThreadTime()
-	for time.Since(began) < duration {
+	for sent == 0 || time.Since(began) < duration {
 		if s.next+sendAtOnce > len(s.messages) {
 			s.next = 0
 		}
@@ -72,6 +75,9 @@ func (s *sender) send(duration time.Duration) (ns float64, sent int, err error) 
 			return 0, sent, fmt.Errorf("send frames: %w", errno)
 		}
 		sent += int(n)
+		if in := s.onePermittedIn; in > 0 {
+			s.permitted += (s.next+int(n)+in-1)/in - (s.next+in-1)/in
+		}
 		s.next += int(n)
 	}
 	return float64(bed.ThreadTime()-used) / float64(sent), sent, nil
@@ -118,15 +124,26 @@ func (l *lane) sent(s *sender, share func(sent int) int) measure.Slice {
 		if err != nil {
 			return 0, err
 		}
-		want := before + uint64(share(sent))
-		for deadline := time.Now().Add(time.Second); ; {
-			after, err := udpArrived(l.server)
-			if err != nil || after == want {
-				return ns, err
-			}
-			if time.Now().After(deadline) || after > want {
-				return 0, fmt.Errorf("%d of %d packets arrived, and not %d", after-before, sent, want-before)
-			}
+		want := share(sent)
+		arrived, err := l.await(before, want)
+		if err == nil && arrived != want {
+			err = fmt.Errorf("%d of %d packets arrived, and not %d", arrived, sent, want)
+		}
+		return ns, err
+	}
+}
+
+// await waits a second at most until so many packets have arrived, and returns how
+// many have. More are an error.
+func (l *lane) await(before uint64, want int) (arrived int, err error) {
+	for deadline := time.Now().Add(time.Second); ; {
+		after, err := udpArrived(l.server)
+		arrived := int(after - before)
+		if err == nil && arrived > want {
+			err = fmt.Errorf("%d packets arrived, and not %d", arrived, want)
+		}
+		if err != nil || arrived == want || time.Now().After(deadline) {
+			return arrived, err
 		}
 	}
 }
@@ -138,22 +155,20 @@ func none(int) int     { return 0 }
 func (f *field) smallPackets() error {
 	const flows = 64
 	bySide := map[string]measure.Slice{}
-	for _, name := range []string{laneNone, laneAgain, laneOurs, laneXDP, laneNft, laneEmpty, laneEmptyXDP} {
+	for _, name := range append(commonLanes(), laneEmpty, laneEmptyXDP) {
 		l := f.lanes[name]
-		sink, err := l.sink()
+		sink, err := f.sink(l)
 		if err != nil {
 			return err
 		}
-		defer sink.Close()
 		frames, err := l.answeredFlows(flows, sink)
 		if err != nil {
 			return err
 		}
-		s, err := newSender(l.near, frames)
+		s, err := f.sends(l, frames)
 		if err != nil {
 			return err
 		}
-		defer unix.Close(s.fd)
 		if err := l.fillSink(frames); err != nil {
 			return err
 		}
@@ -175,23 +190,50 @@ func (f *field) smallPackets() error {
 	return nil
 }
 
-// sink is a socket for datagrams with a small buffer that nobody empties.
-func (l *lane) sink() (net.PacketConn, error) {
+// sink is a socket for datagrams with a small buffer that nobody empties. It is closed
+// with the field.
+func (f *field) sink(l *lane) (net.PacketConn, error) {
 	conn, err := l.server.ListenPacket("udp4", fmt.Sprintf("%s:%d", bed.MemberAddress(4), bed.ServicePort))
 	if err != nil {
 		return nil, err
 	}
+	f.close = append(f.close, conn.Close)
 	return conn, conn.(*net.UDPConn).SetReadBuffer(4096)
+}
+
+// sends makes a sender at a lane's client that is closed with the field.
+func (f *field) sends(l *lane, frames [][]byte) (*sender, error) {
+	s, err := newSender(l.near, frames)
+	if err != nil {
+		return nil, err
+	}
+	f.close = append(f.close, func() error { return unix.Close(s.fd) })
+	return s, nil
 }
 
 // fillSink sends until there is no room for more, so that every further packet is counted.
 func (l *lane) fillSink(frames [][]byte) error {
+	before, err := udpArrived(l.server)
+	if err != nil {
+		return err
+	}
 	s, err := newSender(l.near, frames)
 	if err != nil {
 		return err
 	}
-	_, _, err = s.send(time.Millisecond)
-	return errors.Join(err, unix.Close(s.fd))
+	defer unix.Close(s.fd)
+	for deadline := time.Now().Add(time.Second); ; {
+		if _, _, err := s.send(time.Millisecond); err != nil {
+			return err
+		}
+		after, err := udpArrived(l.server)
+		if err != nil || after > before {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return errors.New("no packet found the socket full")
+		}
+	}
 }
 
 // answeredFlows opens flows with real sockets, has each go on for a while with answers,

@@ -99,7 +99,7 @@ func echo(fd int) {
 // onLanes makes slices on the lanes that TCP goes over.
 func (f *field) onLanes(slice func(l *lane) (measure.Slice, error)) (map[string]measure.Slice, error) {
 	bySide := map[string]measure.Slice{}
-	for _, name := range []string{laneNone, laneAgain, laneOurs, laneXDP, laneNft} {
+	for _, name := range commonLanes() {
 		s, err := slice(f.lanes[name])
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
@@ -163,7 +163,7 @@ func (f *field) tellRates(samples measure.Samples, unit string, per, least float
 // latency measures a byte there and back on a connection that stands.
 func (f *field) latency() error {
 	asked := map[*lane]int{}
-	for _, name := range []string{laneNone, laneAgain, laneOurs, laneXDP, laneNft} {
+	for _, name := range commonLanes() {
 		l := f.lanes[name]
 		if err := f.serve(l, echo); err != nil {
 			return err

@@ -51,8 +51,6 @@ func eventParts() []part {
 type eventScene struct {
 	*bench
 	name           string
-	stage          *stage
-	list           *bed.List
 	filter         *bed.Filter
 	track          *bed.Track
 	listed, others *bed.Group
@@ -65,7 +63,6 @@ const eventRing = 64 << 20
 func (e *eventScene) open(s *stage) (err error) {
 	at := hookAndFamily{floor.TC, 4}
 	list := bed.NewList(bed.Mixed, at.family, 10_000, e.random)
-	e.stage, e.list = s, list
 	limits := datapath.Limits{} // the product's defaults
 	if e.name == "events/counted" || e.name == "events/json" {
 		limits = datapath.Limits{FlowRing: eventRing}
@@ -88,61 +85,6 @@ func (e *eventScene) open(s *stage) (err error) {
 	}
 	e.denial, err = e.track.Product(e.filter, "towards", e.others, syn, "no-access-rule", policy.Deny)
 	return err
-}
-
-// ring measures what a packet pays for the ring, beyond the event itself.
-func (e *eventScene) ring() error {
-	t, syn := e.track, e.start.Frame
-	r := &runs{track: t}
-	r.add("build", t.Floor("build_event", e.listed, syn, true), nil)
-	submit := t.Floor("submit_event", e.listed, syn, true)
-	submit.Most, submit.After = eventsMost, func() error { return bed.Discard(t.Floors.Ring()) }
-	r.add("submit", submit, nil)
-	// The product where the ring has room, and where it is full: there all is done
-	// but for the event.
-	start := e.start
-	start.Packets, start.Most, start.After = e.listed.Part(0, e.listed.Size()), eventsMost, e.filter.Drain
-	r.add("told", start, nil)
-	refused, err := e.full()
-	if err != nil {
-		return err
-	}
-	refused.Most = eventsMost
-	r.add("refused", refused, nil)
-	samples, err := r.compete(e.bench, t.Floor("empty", e.listed, syn, false))
-	if err != nil {
-		return err
-	}
-	build := samples.Net("build")
-	e.add(measure.Row{Name: e.name + "/bare", Unit: "ns", Ours: samples.Net("submit").Minus(build), Floor: build, FloorIs: "build"},
-		measure.Row{Name: e.name + "/packet", Unit: "ns", Ours: samples.Net("told").Minus(samples.Net("refused")).Minus(build), Floor: build, FloorIs: "build",
-			Targets: []measure.Target{{Of: measure.OfOurs, Most: 50}}})
-	return nil
-}
-
-// full is the start of flows in a data path whose ring is full and read by nobody.
-func (e *eventScene) full() (bed.Run, error) {
-	filter, err := e.stage.filter(datapath.Limits{}, e.list)
-	if err != nil {
-		return bed.Run{}, err
-	}
-	packets := e.listed.Part(0, e.listed.Size())
-	run, err := e.track.Product(filter, "towards", packets, e.start.Frame, "access-rule", policy.Allow)
-	if err != nil {
-		return run, err
-	}
-	run.Watch = func() (uint64, error) {
-		c, err := filter.Counters()
-		return c.Packets["access-rule"].Packets, err
-	}
-	if err := e.track.Once(run); err != nil {
-		return run, err
-	}
-	c, err := filter.Counters()
-	if err == nil && c.Decisions[policy.PublicInboundPerimeterRulesAllowed].Lost == 0 {
-		err = errors.New("the ring did not fill")
-	}
-	return run, err
 }
 
 // counted measures how fast the agent reads events that are in the ring.

@@ -24,6 +24,7 @@ type Filter struct {
 	*datapath.Datapath
 	// Legend is of the policy in force.
 	Legend   *compile.Legend
+	root     string
 	programs map[string]*ebpf.Program
 }
 
@@ -34,7 +35,7 @@ func OpenFilter(root string, limits datapath.Limits, p *policy.Policy, facts *po
 	if err != nil {
 		return nil, err
 	}
-	f := &Filter{Datapath: d, programs: map[string]*ebpf.Program{}}
+	f := &Filter{Datapath: d, root: root, programs: map[string]*ebpf.Program{}}
 	if err := errors.Join(f.findPrograms(root), f.Put(p, facts)); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}

@@ -35,13 +35,7 @@ func ListPolicy(prefixes []netip.Prefix) *policy.Policy {
 	}
 	rules := make([]policy.AccessRule, min(listRules, len(prefixes)))
 	for i := range rules {
-		rules[i] = policy.AccessRule{
-			Name: fmt.Sprintf("listed-%d", i), Direction: policy.Inbound,
-			Ports: []policy.Ports{
-				{Protocol: policy.ProtocolTCP, First: ServicePort, Last: ServicePort},
-				{Protocol: policy.ProtocolUDP, First: ServicePort, Last: ServicePort},
-			},
-		}
+		rules[i] = ListRule(fmt.Sprintf("listed-%d", i), ServicePort, nil)
 	}
 	for i, p := range prefixes {
 		rule := &rules[i%len(rules)]
@@ -54,6 +48,17 @@ func ListPolicy(prefixes []netip.Prefix) *policy.Policy {
 			Profiles:     []policy.Profile{{Name: "data", AccessRules: rules}},
 			Associations: []policy.Association{{Name: "orders-db", Resource: "orders-db", Profile: "data", AccessMode: policy.Enforced}},
 		}},
+	}
+}
+
+// ListRule lets prefixes in, to one port.
+func ListRule(name string, port uint16, prefixes []netip.Prefix) policy.AccessRule {
+	return policy.AccessRule{
+		Name: name, Direction: policy.Inbound, AddressPrefixes: prefixes,
+		Ports: []policy.Ports{
+			{Protocol: policy.ProtocolTCP, First: port, Last: port},
+			{Protocol: policy.ProtocolUDP, First: port, Last: port},
+		},
 	}
 }
 

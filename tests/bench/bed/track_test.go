@@ -85,6 +85,15 @@ func checkTrack(t *testing.T, hook floor.Hook, family int) {
 	must("an insert", track.Floor("insert", listed, syn, true))
 	mustNot("an insert again", track.Floor("insert", listed, syn, true))
 	must("an event", track.Floor("submit_event", listed, syn, true))
+	ring, err := OpenRing(track.Floors.Ring())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closed(t, ring.Close) })
+	full := track.Floor("submit_event", listed, syn, false)
+	full.Before, full.After = ring.LookFull, ring.LookRead
+	must("no event in a ring that looks full", full)
+	must("an event in the same ring, which looks read", track.Floor("submit_event", listed, syn, true))
 	must("parsing", track.Floor("parse", listed, syn, true))
 
 	program := map[floor.Hook]string{floor.TC: "towards", floor.XDP: "xdp_towards"}[hook]

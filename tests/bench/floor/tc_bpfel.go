@@ -31,6 +31,7 @@ const (
 	tcProgDenialLookup = "denial_lookup"
 	tcProgDrive        = "drive"
 	tcProgEmpty        = "empty"
+	tcProgFillEvent    = "fill_event"
 	tcProgHashLookup   = "hash_lookup"
 	tcProgInsert       = "insert"
 	tcProgLruLookup    = "lru_lookup"
@@ -89,6 +90,7 @@ type tcProgramSpecs struct {
 	DenialLookup *ebpf.ProgramSpec `ebpf:"denial_lookup"`
 	Drive        *ebpf.ProgramSpec `ebpf:"drive"`
 	Empty        *ebpf.ProgramSpec `ebpf:"empty"`
+	FillEvent    *ebpf.ProgramSpec `ebpf:"fill_event"`
 	HashLookup   *ebpf.ProgramSpec `ebpf:"hash_lookup"`
 	Insert       *ebpf.ProgramSpec `ebpf:"insert"`
 	LruLookup    *ebpf.ProgramSpec `ebpf:"lru_lookup"`
@@ -185,6 +187,7 @@ type tcPrograms struct {
 	DenialLookup *ebpf.Program `ebpf:"denial_lookup"`
 	Drive        *ebpf.Program `ebpf:"drive"`
 	Empty        *ebpf.Program `ebpf:"empty"`
+	FillEvent    *ebpf.Program `ebpf:"fill_event"`
 	HashLookup   *ebpf.Program `ebpf:"hash_lookup"`
 	Insert       *ebpf.Program `ebpf:"insert"`
 	LruLookup    *ebpf.Program `ebpf:"lru_lookup"`
@@ -202,6 +205,7 @@ func (p *tcPrograms) Close() error {
 		p.DenialLookup,
 		p.Drive,
 		p.Empty,
+		p.FillEvent,
 		p.HashLookup,
 		p.Insert,
 		p.LruLookup,

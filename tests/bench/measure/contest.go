@@ -19,6 +19,31 @@ type Entrant struct {
 	Slice Slice
 }
 
+// Pairs makes one slice of many pairs of short ones: by how much a is more than b, as
+// the median of the pairs, in which they come first by turns. It is for a difference
+// that is small beside either, and less than what the machine does between two rounds.
+func Pairs(a, b Slice, pairs int) Slice {
+	return func() (float64, error) {
+		differences := make(Series, pairs)
+		for i := range differences {
+			first, second, sign := a, b, 1.0
+			if i%2 == 1 {
+				first, second, sign = b, a, -1.0
+			}
+			x, err := first()
+			if err != nil {
+				return 0, err
+			}
+			y, err := second()
+			if err != nil {
+				return 0, err
+			}
+			differences[i] = sign * (x - y)
+		}
+		return differences.Spread().Median, nil
+	}
+}
+
 // Contest compares entrants with each other and with a baseline.
 type Contest struct {
 	Baseline Slice

@@ -57,3 +57,35 @@ func TestAContestEndsWithTheFirstFailure(t *testing.T) {
 		t.Errorf("got %v, want the failure of b", err)
 	}
 }
+
+// TestPairs: of a machine that gets slower all the time, and of a disturbance now and
+// then, nothing is left in the median of pairs.
+func TestPairs(t *testing.T) {
+	drift, calls, order := 0.0, 0, ""
+	slice := func(name string, cost float64) Slice {
+		return func() (float64, error) {
+			drift++
+			calls++
+			order += name
+			if calls%15 == 0 {
+				return cost + drift + 1000, nil
+			}
+			return cost + drift, nil
+		}
+	}
+	got, err := Pairs(slice("a", 107), slice("b", 100), 16)()
+	if err != nil || got < 6 || got > 8 {
+		t.Errorf("got %v, %v, want 7 or so", got, err)
+	}
+	if want := strings.Repeat("abba", 8); order != want {
+		t.Errorf("slices ran in the order %s, want %s", order, want)
+	}
+	broken := errors.New("the wrong path")
+	fine := func() (float64, error) { return 1, nil }
+	fails := func() (float64, error) { return 0, broken }
+	for _, s := range []Slice{Pairs(fine, fails, 2), Pairs(fails, fine, 2)} {
+		if _, err := s(); !errors.Is(err, broken) {
+			t.Errorf("got %v, want the failure of a slice", err)
+		}
+	}
+}

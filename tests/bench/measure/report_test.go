@@ -100,12 +100,13 @@ func TestTable(t *testing.T) {
 	var out bytes.Buffer
 	err := WriteTable(&out, []Row{
 		{Name: "packet", Unit: "ns", Ours: Series{1, 2, 3}, Floor: Series{2, 4, 6}, FloorIs: "H", Targets: append(AtMost(0.6), Target{Most: 0.4})},
+		{Name: "share", Unit: "share", Ours: Series{999_999.0 / 1_000_000}, Targets: []Target{{Of: OfOurs, Least: 1}}},
 		{Name: "rate", Unit: "1/s", Ours: Series{2.5e6}, Peer: Series{1.25e6}},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"2.00 (1.50..2.50)", "4.00 (3.00..5.00) H", "0.50 (0.50..0.50)", "<=0.60 met, <=0.40 MISSED", "2.50M"} {
+	for _, want := range []string{"2.00 (1.50..2.50)", "4.00 (3.00..5.00) H", "0.50 (0.50..0.50)", "<=0.60 met, <=0.40 MISSED", "2.50M", "0.9999", ">=1.00 abs MISSED"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in\n%s", want, out.String())
 		}

@@ -63,6 +63,8 @@ func short(x float64) string {
 		return strconv.FormatFloat(x, 'f', 0, 64)
 	case a >= 10:
 		return strconv.FormatFloat(x, 'f', 1, 64)
+	case a > 0.995 && a < 1: // almost all is not all
+		return strconv.FormatFloat(math.Trunc(x*1e4)/1e4, 'f', 4, 64)
 	default:
 		return strconv.FormatFloat(x, 'f', 2, 64)
 	}

@@ -241,10 +241,10 @@ PROGRAM insert(context *ctx)
 	return done(bpf_map_update_elem(&insert_table, &key, &flow, BPF_NOEXIST) == 0);
 }
 
-static __always_inline void fill(struct event *event, const union key *key)
+static __always_inline void fill(struct event *event, const union key *key, __u64 time)
 {
 	__builtin_memset(event, 0, sizeof(*event));
-	event->time = bpf_ktime_get_boot_ns();
+	event->time = time;
 	if (family == 4) {
 		event->local.word_be[0] = key->v4.local;
 		event->peer.word_be[0] = key->v4.peer;
@@ -254,8 +254,7 @@ static __always_inline void fill(struct event *event, const union key *key)
 	}
 }
 
-/* An event without the ring: the clock, and as many bytes. */
-PROGRAM build_event(context *ctx)
+static __always_inline int build(context *ctx, __u64 time)
 {
 	struct event *event;
 	__u32 zero = 0;
@@ -264,9 +263,21 @@ PROGRAM build_event(context *ctx)
 	event = bpf_map_lookup_elem(&scratch, &zero);
 	if (!event || !read_key(ctx, &key))
 		return BROKEN;
-	fill(event, &key);
+	fill(event, &key, time);
 	asm volatile("" : : "r"(event) : "memory");
 	return done(1);
+}
+
+/* An event without the ring: the clock, and as many bytes. */
+PROGRAM build_event(context *ctx)
+{
+	return build(ctx, bpf_ktime_get_boot_ns());
+}
+
+/* The bytes alone: whoever starts a flow has read the clock for the flow. */
+PROGRAM fill_event(context *ctx)
+{
+	return build(ctx, bpf_jiffies64());
 }
 
 PROGRAM submit_event(context *ctx)
@@ -279,7 +290,7 @@ PROGRAM submit_event(context *ctx)
 	event = bpf_ringbuf_reserve(&ring, sizeof(*event), 0);
 	if (!event)
 		return done(0);
-	fill(event, &key);
+	fill(event, &key, bpf_ktime_get_boot_ns());
 	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
 	return done(1);
 }
