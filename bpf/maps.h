@@ -351,9 +351,9 @@ struct {
 } denial_events SEC(".maps");
 
 /*
- * Repeated denials. One slot: the agent swaps an empty table in, which waits
- * until no packet uses the old one, and then reads that one at rest. So no
- * count is read while it moves.
+ * Repeated denials, by peer, and of the peers that found no room there. One slot
+ * each: the agent swaps an empty table in, which waits until no packet uses the
+ * old one, and then reads that one at rest. So no count is read while it moves.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
@@ -366,6 +366,18 @@ struct {
 		__type(value, struct denial);
 	});
 } denials SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_HASH);
+		__uint(max_entries, AGENT_SIZES_IT);
+		__type(key, struct crowd_key);
+		__type(value, struct denial);
+	});
+} crowds SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

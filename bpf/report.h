@@ -158,9 +158,19 @@ static __always_inline void report_one_denial(struct decision_count *count, cons
 	bpf_ringbuf_submit(event, report_wake_up(&denial_events));
 }
 
+/* How an update of a hash fails. */
+enum {
+	E2BIG = 7,	/* it is full */
+	EEXIST = 17,
+};
+
 /*
- * Reports a denial, or what would be one: the first of its kind as an event,
- * the rest by counting. When the table is full each is an event.
+ * Reports a denial, or what would be one: the first of its peer and kind as an
+ * event, the rest by counting. When the table has no room for another peer, what
+ * comes of all others is counted together: a flood from addresses without number
+ * must cost neither a failing update nor an event for each of its packets. That
+ * crowd is asked before a row is begun, so it stays one until both tables are
+ * swapped. When there is no room for it either, each is an event.
  */
 static __noinline void report_denial(const struct packet *pkt, const struct judgement *answer, __u32 ifindex,
 				     __u32 generation)
@@ -178,45 +188,66 @@ static __noinline void report_denial(const struct packet *pkt, const struct judg
 		.verdict = answer->verdict,
 	};
 	struct decision_count *count = report_category(answer->category);
-	struct denial *denial;
-	void *table;
+	struct denial *denial = NULL;
+	void *peers, *others;
+	bool crowded = false;
 	__u32 zero = 0;
 
 	if (!count)
 		return;
 	count->decided++;
-	table = bpf_map_lookup_elem(&denials, &zero);
-	if (!table) {
+	peers = bpf_map_lookup_elem(&denials, &zero);
+	others = bpf_map_lookup_elem(&crowds, &zero);
+	if (!peers || !others) {
 		report_one_denial(count, pkt, answer, NULL, ifindex, generation, clock_ns());
 		return;
 	}
-	denial = bpf_map_lookup_elem(table, &key);
+	denial = bpf_map_lookup_elem(peers, &key);
 	if (!denial) {
-		struct denial first = {
-			.first = clock_ns(),
-			.last = clock_jiffies(),
+		struct crowd_key crowd = {
+			.local = pkt->local,
+			.generation = generation,
 			.outcome = answer->outcome,
 			.member = answer->member,
-			.ifindex = ifindex,
-			.opener_port = inbound ? pkt->peer_port : pkt->local_port,
-			.category = answer->category,
+			.port = packet_has_ports(pkt->protocol) ? key.port : 0,
+			.protocol = pkt->protocol,
+			.family = pkt->family,
+			.direction = answer->direction,
+			.reason = answer->reason,
+			.verdict = answer->verdict,
 		};
 
-		if (bpf_map_update_elem(table, &key, &first, BPF_NOEXIST) == 0) {
-			report_one_denial(count, pkt, answer, NULL, ifindex, generation, first.first);
-			return;
-		}
-		/* Another CPU was first, or the table is full. */
-		denial = bpf_map_lookup_elem(table, &key);
+		denial = bpf_map_lookup_elem(others, &crowd);
+		crowded = denial;
 		if (!denial) {
-			report_one_denial(count, pkt, answer, NULL, ifindex, generation, first.first);
-			return;
+			struct denial first = {
+				.first = clock_ns(),
+				.last = clock_jiffies(),
+				.outcome = answer->outcome,
+				.member = answer->member,
+				.ifindex = ifindex,
+				.opener_port = inbound ? pkt->peer_port : pkt->local_port,
+				.category = answer->category,
+			};
+			long failed = bpf_map_update_elem(peers, &key, &first, BPF_NOEXIST);
+
+			/* Where it exists another CPU was first. */
+			if (failed == -EEXIST)
+				denial = bpf_map_lookup_elem(peers, &key);
+			crowded = failed == -E2BIG;
+			if (crowded && bpf_map_update_elem(others, &crowd, &first, BPF_NOEXIST) == -EEXIST)
+				denial = bpf_map_lookup_elem(others, &crowd);
+			if (!denial) {
+				report_one_denial(count, pkt, answer, NULL, ifindex, generation, first.first);
+				return;
+			}
 		}
 	}
 	__sync_fetch_and_add(&denial->count, 1);
 	denial->last = clock_jiffies();
 	denial->opener_port = inbound ? pkt->peer_port : pkt->local_port;
 	count->folded++;
+	count->crowded += crowded;
 }
 
 /* Reports that a changed policy ended a flow that was allowed. */

@@ -28,6 +28,7 @@ struct shared_types {
 	struct scope_class scope_class;
 	struct outcome outcome;
 	struct denial_key denial_key;
+	struct crowd_key crowd_key;
 	struct denial denial;
 	struct event event;
 	struct name_key name_key;

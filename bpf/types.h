@@ -392,6 +392,25 @@ struct denial_key {
 	__u8 pad;
 };
 
+/*
+ * Once there is no room for another peer, those that are left are counted together,
+ * by what their denials have in common.
+ */
+struct crowd_key {
+	struct address local;
+	__u32 generation;
+	__u32 outcome;
+	__u32 member;
+	__u16 port;		/* the opener's destination port; 0 for protocols without */
+	__u8 protocol;
+	__u8 family;
+	__u8 direction;
+	__u8 reason;
+	__u8 verdict;
+	__u8 pad;
+};
+
+/* A row of either. */
 struct denial {
 	__u64 count;		/* repetitions: the first denial is not in it */
 	__u64 first;		/* ns since boot, of the denial that was reported */
@@ -399,19 +418,20 @@ struct denial {
 	__u32 outcome;
 	__u32 member;
 	__u32 ifindex;
-	__u16 opener_port;	/* source port of the last one */
+	__u16 opener_port;	/* source port of the last one; of a crowd it tells nothing */
 	__u8 category;
 	__u8 pad;
 };
 
 /*
- * Per category, per CPU. A decision made is `decided` once, and then one of the
- * other three: submitted + folded + lost = decided.
+ * Per category, per CPU. A decision made is `decided` once, and then one of
+ * three: submitted + folded + lost = decided.
  */
 struct decision_count {
 	__u64 decided;
 	__u64 submitted;	/* into a ring */
 	__u64 folded;		/* into a denial */
+	__u64 crowded;		/* of these, into one of a crowd */
 	__u64 lost;		/* the ring was full */
 	__u64 ends_submitted;	/* ends of flows are no decisions, but can be lost too */
 	__u64 ends_lost;

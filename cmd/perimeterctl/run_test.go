@@ -237,7 +237,7 @@ func exampleStatus() *api.Status {
 		Kernel:    api.Kernel{Release: "5.10.0", Degraded: []string{"TCX needs Linux 6.6"}},
 		Flows:     42,
 		Fragments: api.Fragments{Remembered: 3, Max: 16384},
-		Decisions: []api.DecisionCount{{Category: policy.PublicInboundPerimeterRulesDenied, Decided: 1006, Submitted: 20, Folded: 980, Lost: 6}, {Category: policy.OutboundAttempt}},
+		Decisions: []api.DecisionCount{{Category: policy.PublicInboundPerimeterRulesDenied, Decided: 1006, Submitted: 20, Folded: 980, Crowded: 600, Lost: 6}, {Category: policy.OutboundAttempt}},
 		Packets:   []api.PacketCount{{Reason: "established", Packets: 5, Bytes: 700}, {Reason: "not-ip"}},
 		Losses:    []api.Loss{{Stage: "kernel ring", Count: 6}, {Stage: "log queue"}},
 		Sinks:     []api.Sink{{Name: "stdout", Records: 9, Pending: 1}},
@@ -271,6 +271,7 @@ flows       42
 fragments   of 3 packets, room for 16384
   decided  submitted  folded  lost category
      1006         20     980     6 NspPublicInboundPerimeterRulesDenied
+crowded     600 of the folded, of peers that were not told apart
 losses      6 in kernel ring
 log         stdout: 9 records, 1 decisions pending
 

@@ -142,14 +142,19 @@ func (p *statusPage) traffic() {
 	if f := p.Fragments; f.Remembered > 0 {
 		p.printf("fragments   of %d packets, room for %d\n", f.Remembered, f.Max)
 	}
+	var crowded uint64
 	t := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	for i, d := range slices.DeleteFunc(slices.Clone(p.Decisions), func(d api.DecisionCount) bool { return d.Decided == 0 }) {
 		if i == 0 {
 			fmt.Fprintf(t, "decided\tsubmitted\tfolded\tlost\t category\n")
 		}
 		fmt.Fprintf(t, "%d\t%d\t%d\t%d\t %s\n", d.Decided, d.Submitted, d.Folded, d.Lost, d.Category)
+		crowded += d.Crowded
 	}
 	t.Flush()
+	if crowded > 0 {
+		p.printf("crowded     %d of the folded, of peers that were not told apart\n", crowded)
+	}
 	if p.all {
 		t := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 		fmt.Fprintf(t, "packets\tbytes\t reason\n")

@@ -200,6 +200,7 @@ func (d *settingsDecoder) limits(n *yaml.Node) {
 		"openingFlows4":     entries(&l.OpeningFlows4),
 		"openingFlows6":     entries(&l.OpeningFlows6),
 		"denials":           entries(&l.Denials),
+		"crowds":            entries(&l.Crowds),
 		"flowRing":          ring(&l.FlowRing),
 		"denialRing":        ring(&l.DenialRing),
 		"learntAddresses":   entries(&l.LearntAddresses),

@@ -260,7 +260,7 @@ func (a *Agent) addCounters(s *api.Status, dp *datapath.Datapath) (problems []st
 		lost += n.Lost
 		ends += n.EndsLost
 		s.Decisions = append(s.Decisions, api.DecisionCount{
-			Category: category, Decided: n.Decided, Submitted: n.Submitted, Folded: n.Folded, Lost: n.Lost,
+			Category: category, Decided: n.Decided, Submitted: n.Submitted, Folded: n.Folded, Crowded: n.Crowded, Lost: n.Lost,
 		})
 	}
 	slices.SortFunc(s.Decisions, func(a, b api.DecisionCount) int { return cmp.Compare(a.Category, b.Category) })

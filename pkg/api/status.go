@@ -145,12 +145,14 @@ type PacketCount struct {
 }
 
 // DecisionCount is one category's books in the kernel: decided is the sum of
-// the other three.
+// submitted, folded and lost. Crowded is the part of folded whose peers were not
+// told apart.
 type DecisionCount struct {
 	Category  policy.Category `json:"category"`
 	Decided   uint64          `json:"decided"`
 	Submitted uint64          `json:"submitted"`
 	Folded    uint64          `json:"folded"`
+	Crowded   uint64          `json:"crowded"`
 	Lost      uint64          `json:"lost"`
 }
 

@@ -18,6 +18,7 @@ import (
 const (
 	answerMapClassParents    = "class_parents"
 	answerMapControlMap      = "control_map"
+	answerMapCrowds          = "crowds"
 	answerMapDecisionCounts  = "decision_counts"
 	answerMapDenialEvents    = "denial_events"
 	answerMapDenials         = "denials"
@@ -120,6 +121,7 @@ type answerProgramSpecs struct {
 type answerMapSpecs struct {
 	ClassParents    *ebpf.MapSpec `ebpf:"class_parents"`
 	ControlMap      *ebpf.MapSpec `ebpf:"control_map"`
+	Crowds          *ebpf.MapSpec `ebpf:"crowds"`
 	DecisionCounts  *ebpf.MapSpec `ebpf:"decision_counts"`
 	DenialEvents    *ebpf.MapSpec `ebpf:"denial_events"`
 	Denials         *ebpf.MapSpec `ebpf:"denials"`
@@ -198,6 +200,7 @@ func (o *answerObjects) Close() error {
 type answerMaps struct {
 	ClassParents    *ebpf.Map `ebpf:"class_parents"`
 	ControlMap      *ebpf.Map `ebpf:"control_map"`
+	Crowds          *ebpf.Map `ebpf:"crowds"`
 	DecisionCounts  *ebpf.Map `ebpf:"decision_counts"`
 	DenialEvents    *ebpf.Map `ebpf:"denial_events"`
 	Denials         *ebpf.Map `ebpf:"denials"`
@@ -249,6 +252,7 @@ func (m *answerMaps) Close() error {
 	return _AnswerClose(
 		m.ClassParents,
 		m.ControlMap,
+		m.Crowds,
 		m.DecisionCounts,
 		m.DenialEvents,
 		m.Denials,

@@ -23,6 +23,7 @@ type DecisionCount struct {
 	Decided   uint64 // flows begun, packets denied, flows cut
 	Submitted uint64 // handed to user space as events
 	Folded    uint64 // counted as repetitions, to be drained
+	Crowded   uint64 // of Folded, those whose peers were not told apart
 	Lost      uint64 // refused by a full ring
 	// Ends of flows are no decisions, and counted apart.
 	EndsSubmitted, EndsLost uint64
@@ -54,6 +55,7 @@ func (d *Datapath) Counters() (Counters, error) {
 			sum.Decided += v.Decided
 			sum.Submitted += v.Submitted
 			sum.Folded += v.Folded
+			sum.Crowded += v.Crowded
 			sum.Lost += v.Lost
 			sum.EndsSubmitted += v.EndsSubmitted
 			sum.EndsLost += v.EndsLost

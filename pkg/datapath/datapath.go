@@ -23,7 +23,7 @@ import (
 // pinLayout names the directory below Options.Root. It changes with every
 // change of bpf/types.h or bpf/maps.h, so that what an older agent pinned is
 // never read as something else.
-const pinLayout = "layout-4"
+const pinLayout = "layout-5"
 
 // Datapath is the loaded data path. Its methods may be called by several
 // goroutines at once.
@@ -43,8 +43,8 @@ type Datapath struct {
 	inForce     *generation
 	since       time.Time              // when it was put in force; zero: before this process
 	attachments map[uint32]*attachment // by ifindex
-	denials     [2]*ebpf.Map           // see denialTables
-	counting    int                    // the one of them that packets count in
+	denials     denialTables           // by peer
+	crowds      denialTables           // of peers that found no room there
 	closed      bool
 }
 
@@ -283,12 +283,7 @@ func (d *Datapath) Close() error {
 		return nil
 	}
 	d.closed = true
-	errs := []error{d.objects.Close(), d.xdp.programs.Close(), d.names.Close(), d.clock.Close()}
-	for _, table := range d.denials {
-		if table != nil {
-			errs = append(errs, table.Close())
-		}
-	}
+	errs := []error{d.objects.Close(), d.xdp.programs.Close(), d.names.Close(), d.clock.Close(), d.denials.close(), d.crowds.close()}
 	for _, a := range d.attachments {
 		errs = append(errs, a.release())
 	}

@@ -62,9 +62,9 @@ func TestDenialsFold(t *testing.T) {
 
 // TestBooksBalance: for every category, decided = submitted + folded + lost, and
 // what was submitted or folded is read, at any overload. Every term is made
-// non-zero.
+// non-zero, so there must be no room for most crowds either.
 func TestBooksBalance(t *testing.T) {
-	r := newRig(t, Options{Limits: Limits{FlowRing: 4096, DenialRing: 4096, Denials: 64}})
+	r := newRig(t, Options{Limits: Limits{FlowRing: 4096, DenialRing: 4096, Denials: 64, Crowds: 32}})
 	r.apply(t, memberPolicy(policy.Enforced, partnersOn5432()), hereFacts())
 	for round := range 3 {
 		for i := range 200 {
@@ -109,7 +109,7 @@ func (r *rig) balance(t *testing.T, read []Event, round int) {
 	allowed, denied := counters.Decisions[policy.PublicInboundPerimeterRulesAllowed], counters.Decisions[policy.PublicInboundPerimeterRulesDenied]
 	for name, n := range map[string]uint64{
 		"allowed, submitted": allowed.Submitted, "allowed, lost": allowed.Lost,
-		"denied, submitted": denied.Submitted, "denied, folded": denied.Folded, "denied, lost": denied.Lost,
+		"denied, submitted": denied.Submitted, "denied, folded": denied.Folded, "denied, crowded": denied.Crowded, "denied, lost": denied.Lost,
 	} {
 		if n == 0 {
 			t.Errorf("round %d: %s is zero, so this test tells nothing of it", round, name)

@@ -18,6 +18,7 @@ import (
 const (
 	dnsMapClassParents    = "class_parents"
 	dnsMapControlMap      = "control_map"
+	dnsMapCrowds          = "crowds"
 	dnsMapDecisionCounts  = "decision_counts"
 	dnsMapDenialEvents    = "denial_events"
 	dnsMapDenials         = "denials"
@@ -126,6 +127,7 @@ type dnsProgramSpecs struct {
 type dnsMapSpecs struct {
 	ClassParents    *ebpf.MapSpec `ebpf:"class_parents"`
 	ControlMap      *ebpf.MapSpec `ebpf:"control_map"`
+	Crowds          *ebpf.MapSpec `ebpf:"crowds"`
 	DecisionCounts  *ebpf.MapSpec `ebpf:"decision_counts"`
 	DenialEvents    *ebpf.MapSpec `ebpf:"denial_events"`
 	Denials         *ebpf.MapSpec `ebpf:"denials"`
@@ -204,6 +206,7 @@ func (o *dnsObjects) Close() error {
 type dnsMaps struct {
 	ClassParents    *ebpf.Map `ebpf:"class_parents"`
 	ControlMap      *ebpf.Map `ebpf:"control_map"`
+	Crowds          *ebpf.Map `ebpf:"crowds"`
 	DecisionCounts  *ebpf.Map `ebpf:"decision_counts"`
 	DenialEvents    *ebpf.Map `ebpf:"denial_events"`
 	Denials         *ebpf.Map `ebpf:"denials"`
@@ -255,6 +258,7 @@ func (m *dnsMaps) Close() error {
 	return _DnsClose(
 		m.ClassParents,
 		m.ControlMap,
+		m.Crowds,
 		m.DecisionCounts,
 		m.DenialEvents,
 		m.Denials,

@@ -45,6 +45,11 @@ type Event struct {
 	Local, Peer         netip.Addr // invalid when the packet's addresses could not be read
 	LocalPort, PeerPort uint16     // 0 for protocols without ports
 
+	// Crowd is true of denials whose peers were not told apart, because more of
+	// them came than there was room for. Peer is then invalid, and of the ports
+	// only the one that was asked for is told.
+	Crowd bool
+
 	// Of FlowEnd and FlowCut only. Towards and From the member, L3 bytes.
 	Started                      time.Time
 	PacketsTowards, BytesTowards uint64

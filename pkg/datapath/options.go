@@ -35,7 +35,8 @@ type Limits struct {
 	EstablishedFlows6 uint32 // default 65536
 	OpeningFlows4     uint32 // default 65536
 	OpeningFlows6     uint32 // default 32768
-	Denials           uint32 // repeated denials told apart, default 32768
+	Denials           uint32 // repeated denials told apart by peer, default 32768
+	Crowds            uint32 // repeated denials told apart once there is no room for another peer, default 4096
 	FlowRing          uint32 // bytes, a power of two of at least a page; default 8 MiB
 	DenialRing        uint32 // likewise; default 4 MiB
 	LearntAddresses   uint32 // addresses that names have opened, default 65536
@@ -53,6 +54,7 @@ func (l Limits) withDefaults() Limits {
 	def(&l.OpeningFlows4, 1<<16)
 	def(&l.OpeningFlows6, 1<<15)
 	def(&l.Denials, 1<<15)
+	def(&l.Crowds, 1<<12)
 	def(&l.FlowRing, 8<<20)
 	def(&l.DenialRing, 4<<20)
 	def(&l.LearntAddresses, 1<<16)

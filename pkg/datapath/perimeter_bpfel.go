@@ -55,11 +55,27 @@ const (
 	perimeterControlFlagCONTROL_NEXT               perimeterControlFlag = 32
 )
 
+type perimeterCrowdKey struct {
+	_          structs.HostLayout
+	Local      perimeterAddress
+	Generation uint32
+	Outcome    uint32
+	Member     uint32
+	Port       uint16
+	Protocol   uint8
+	Family     uint8
+	Direction  uint8
+	Reason     uint8
+	Verdict    uint8
+	Pad        uint8
+}
+
 type perimeterDecisionCount struct {
 	_             structs.HostLayout
 	Decided       uint64
 	Submitted     uint64
 	Folded        uint64
+	Crowded       uint64
 	Lost          uint64
 	EndsSubmitted uint64
 	EndsLost      uint64
@@ -662,6 +678,7 @@ const (
 const (
 	perimeterMapClassParents    = "class_parents"
 	perimeterMapControlMap      = "control_map"
+	perimeterMapCrowds          = "crowds"
 	perimeterMapDecisionCounts  = "decision_counts"
 	perimeterMapDenialEvents    = "denial_events"
 	perimeterMapDenials         = "denials"
@@ -775,6 +792,7 @@ type perimeterProgramSpecs struct {
 type perimeterMapSpecs struct {
 	ClassParents    *ebpf.MapSpec `ebpf:"class_parents"`
 	ControlMap      *ebpf.MapSpec `ebpf:"control_map"`
+	Crowds          *ebpf.MapSpec `ebpf:"crowds"`
 	DecisionCounts  *ebpf.MapSpec `ebpf:"decision_counts"`
 	DenialEvents    *ebpf.MapSpec `ebpf:"denial_events"`
 	Denials         *ebpf.MapSpec `ebpf:"denials"`
@@ -852,6 +870,7 @@ func (o *perimeterObjects) Close() error {
 type perimeterMaps struct {
 	ClassParents    *ebpf.Map `ebpf:"class_parents"`
 	ControlMap      *ebpf.Map `ebpf:"control_map"`
+	Crowds          *ebpf.Map `ebpf:"crowds"`
 	DecisionCounts  *ebpf.Map `ebpf:"decision_counts"`
 	DenialEvents    *ebpf.Map `ebpf:"denial_events"`
 	Denials         *ebpf.Map `ebpf:"denials"`
@@ -902,6 +921,7 @@ func (m *perimeterMaps) Close() error {
 	return _PerimeterClose(
 		m.ClassParents,
 		m.ControlMap,
+		m.Crowds,
 		m.DecisionCounts,
 		m.DenialEvents,
 		m.Denials,

@@ -27,6 +27,7 @@ type replayReplayedFrame struct {
 const (
 	replayMapClassParents    = "class_parents"
 	replayMapControlMap      = "control_map"
+	replayMapCrowds          = "crowds"
 	replayMapDecisionCounts  = "decision_counts"
 	replayMapDenialEvents    = "denial_events"
 	replayMapDenials         = "denials"
@@ -130,6 +131,7 @@ type replayProgramSpecs struct {
 type replayMapSpecs struct {
 	ClassParents    *ebpf.MapSpec `ebpf:"class_parents"`
 	ControlMap      *ebpf.MapSpec `ebpf:"control_map"`
+	Crowds          *ebpf.MapSpec `ebpf:"crowds"`
 	DecisionCounts  *ebpf.MapSpec `ebpf:"decision_counts"`
 	DenialEvents    *ebpf.MapSpec `ebpf:"denial_events"`
 	Denials         *ebpf.MapSpec `ebpf:"denials"`
@@ -207,6 +209,7 @@ func (o *replayObjects) Close() error {
 type replayMaps struct {
 	ClassParents    *ebpf.Map `ebpf:"class_parents"`
 	ControlMap      *ebpf.Map `ebpf:"control_map"`
+	Crowds          *ebpf.Map `ebpf:"crowds"`
 	DecisionCounts  *ebpf.Map `ebpf:"decision_counts"`
 	DenialEvents    *ebpf.Map `ebpf:"denial_events"`
 	Denials         *ebpf.Map `ebpf:"denials"`
@@ -257,6 +260,7 @@ func (m *replayMaps) Close() error {
 	return _ReplayClose(
 		m.ClassParents,
 		m.ControlMap,
+		m.Crowds,
 		m.DecisionCounts,
 		m.DenialEvents,
 		m.Denials,

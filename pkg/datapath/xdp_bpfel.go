@@ -18,6 +18,7 @@ import (
 const (
 	xdpMapClassParents    = "class_parents"
 	xdpMapControlMap      = "control_map"
+	xdpMapCrowds          = "crowds"
 	xdpMapDecisionCounts  = "decision_counts"
 	xdpMapDenialEvents    = "denial_events"
 	xdpMapDenials         = "denials"
@@ -121,6 +122,7 @@ type xdpProgramSpecs struct {
 type xdpMapSpecs struct {
 	ClassParents    *ebpf.MapSpec `ebpf:"class_parents"`
 	ControlMap      *ebpf.MapSpec `ebpf:"control_map"`
+	Crowds          *ebpf.MapSpec `ebpf:"crowds"`
 	DecisionCounts  *ebpf.MapSpec `ebpf:"decision_counts"`
 	DenialEvents    *ebpf.MapSpec `ebpf:"denial_events"`
 	Denials         *ebpf.MapSpec `ebpf:"denials"`
@@ -198,6 +200,7 @@ func (o *xdpObjects) Close() error {
 type xdpMaps struct {
 	ClassParents    *ebpf.Map `ebpf:"class_parents"`
 	ControlMap      *ebpf.Map `ebpf:"control_map"`
+	Crowds          *ebpf.Map `ebpf:"crowds"`
 	DecisionCounts  *ebpf.Map `ebpf:"decision_counts"`
 	DenialEvents    *ebpf.Map `ebpf:"denial_events"`
 	Denials         *ebpf.Map `ebpf:"denials"`
@@ -248,6 +251,7 @@ func (m *xdpMaps) Close() error {
 	return _XdpClose(
 		m.ClassParents,
 		m.ControlMap,
+		m.Crowds,
 		m.DecisionCounts,
 		m.DenialEvents,
 		m.Denials,

@@ -80,6 +80,7 @@ func (b *builder) fill(r *Record, e *datapath.Event) {
 		peer.Protocol = b.transports[e.Protocol]
 	}
 	x.Question = e.Name
+	x.PeersNotToldApart = e.Crowd
 	if b.nameOf != nil && e.Direction == policy.Outbound && e.Peer.IsValid() {
 		peer.FullyQualifiedDomainName = b.nameOf(e)
 	}

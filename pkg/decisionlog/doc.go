@@ -26,6 +26,10 @@
 //     none or it is zero. protocol is APPLICATION:TRANSPORT; a packet filter does
 //     not know the application and says Unknown:TCP. destination has ipAddress,
 //     which NSP's lacks.
+//   - A flood of denials comes from more peers than are told apart. Those that
+//     found no room are in one record for each member, port and protocol, with
+//     perimeterd.peersNotToldApart: its count is of packets, from an unknown number
+//     of peers, and it names no peer's address.
 //   - properties.perimeterd is what NSP lacks. local is the member's own end.
 //     member and outcome are the numbers of a generation whose legend is not
 //     known any more, in place of the names they stand for.

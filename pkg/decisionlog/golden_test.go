@@ -163,6 +163,11 @@ func testEvents() []struct {
 		Verdict: policy.Deny, WouldBe: policy.Deny, Reason: "truncated-ip",
 		Category: policy.PublicInboundPerimeterRulesDenied,
 	})
+	crowd := func(e *datapath.Event) { e.Crowd, e.Peer = true, netip.Addr{} }
+	add("inbound without a rule, from peers that were not told apart", decision(denied, ordersDB, 2), repeated, crowd,
+		func(e *datapath.Event) { e.PeerPort = 0 })
+	add("outbound without a rule, to peers that were not told apart", decision(denied, ordersDB, 4), repeated, crowd,
+		func(e *datapath.Event) { e.LocalPort = 0 })
 	add("no category", decision(denied, ordersDB, 2), func(e *datapath.Event) { e.Category = "" })
 	add("legend not known", decision(start, ordersDB, 1), oldGeneration)
 	add("legend not known, denied", decision(denied, ordersDB, 4), oldGeneration)

@@ -58,7 +58,12 @@ func (r *Record) AppendLine(dst []byte, style LineStyle) []byte {
 	dst = appendColumn(dst, memberWidth, func(dst []byte) []byte { return r.appendLocalEnd(dst, inbound) })
 	dst = append(dst, arrow...)
 	dst = append(dst, ' ')
-	dst = appendColumn(dst, peerWidth, func(dst []byte) []byte { return appendEnd(dst, peer.IPAddress, peer.Port) })
+	dst = appendColumn(dst, peerWidth, func(dst []byte) []byte {
+		if x.PeersNotToldApart {
+			return appendCrowd(dst, peer.Port)
+		}
+		return appendEnd(dst, peer.IPAddress, peer.Port)
+	})
 	dst = appendColumn(dst, protocolWidth, func(dst []byte) []byte {
 		_, transport, _ := strings.Cut(peer.Protocol, ":")
 		return appendPrintable(dst, strings.ToLower(transport))
@@ -161,6 +166,17 @@ func appendEnd(dst []byte, a netip.Addr, port uint16) []byte {
 		return appendPrintable(dst, a.String())
 	}
 	return appendPrintable(dst, netip.AddrPortFrom(a, port).String())
+}
+
+// appendCrowd appends what there is to say of peers that were not told apart, and
+// outbound the port that they were asked for.
+func appendCrowd(dst []byte, port uint16) []byte {
+	dst = append(dst, "peers not told apart"...)
+	if port != 0 {
+		dst = append(dst, ':')
+		dst = strconv.AppendUint(dst, uint64(port), 10)
+	}
+	return dst
 }
 
 // appendSize appends a number of bytes in the largest unit that leaves at

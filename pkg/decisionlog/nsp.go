@@ -68,6 +68,9 @@ func (x *Extension) appendJSON(dst []byte) []byte {
 		dst = append(dst, ',')
 	}
 	dst = appendText(dst, `"question":`, x.Question)
+	if x.PeersNotToldApart {
+		dst = append(dst, `"peersNotToldApart":true,`...)
+	}
 	if x.Member != 0 {
 		dst = appendNumber(dst, `"member":`, uint64(x.Member))
 	}

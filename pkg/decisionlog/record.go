@@ -78,6 +78,9 @@ type Extension struct {
 	Local      Endpoint      `json:"local,omitzero"`
 	Flow       Flow          `json:"flow,omitzero"`
 	Question   string        `json:"question,omitempty"` // what a denied question asked a resolver for
+	// PeersNotToldApart is true of denials that are counted without their peers'
+	// addresses, because more peers came than are told apart.
+	PeersNotToldApart bool `json:"peersNotToldApart,omitempty"`
 
 	// Member and Outcome are set where the legend of the generation is not
 	// known and they stand for something.

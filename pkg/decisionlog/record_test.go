@@ -156,7 +156,7 @@ func randomRecord(random *rand.Rand) Record {
 			Perimeterd: Extension{
 				Verdict: "allow", WouldBe: "deny", Reason: policy.Reason(text()), AccessMode: text(),
 				Generation: uint32(number()), Interface: text(), Direction: policy.Direction(random.IntN(2)).String(),
-				Local: end(), Member: uint32(number()), Outcome: uint32(number()),
+				Local: end(), Member: uint32(number()), Outcome: uint32(number()), PeersNotToldApart: random.IntN(2) == 0,
 			},
 		},
 	}

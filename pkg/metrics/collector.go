@@ -128,11 +128,13 @@ func (p page) kernel(s *api.Status) {
 	decided := counter("decisions_total", "Decisions made in the kernel; the sum of submitted, folded and lost.", "category")
 	submitted := counter("decisions_submitted_total", "Decisions handed to the agent one by one.", "category")
 	folded := counter("decisions_folded_total", "Decisions counted as repetitions of a denial.", "category")
+	crowded := counter("decisions_crowded_total", "Of the folded, denials whose peers were not told apart, because more came in one window than limits.denials has room for.", "category")
 	lost := counter("decisions_lost_total", "Decisions that found the kernel's ring full and are in no log.", "category")
 	for _, c := range s.Decisions {
 		p.put(decided, float64(c.Decided), string(c.Category))
 		p.put(submitted, float64(c.Submitted), string(c.Category))
 		p.put(folded, float64(c.Folded), string(c.Category))
+		p.put(crowded, float64(c.Crowded), string(c.Category))
 		p.put(lost, float64(c.Lost), string(c.Category))
 	}
 }

@@ -74,7 +74,7 @@ func example() *fixed {
 			Flows:         42,
 			Fragments:     api.Fragments{Remembered: 3, Max: 16384},
 			Packets:       []api.PacketCount{{Reason: "established", Packets: 5000, Bytes: 700000}, {Reason: policy.ReasonNoAccessRule, Packets: 1006, Bytes: 60360}},
-			Decisions:     []api.DecisionCount{{Category: policy.PublicInboundPerimeterRulesDenied, Decided: 1006, Submitted: 20, Folded: 980, Lost: 6}},
+			Decisions:     []api.DecisionCount{{Category: policy.PublicInboundPerimeterRulesDenied, Decided: 1006, Submitted: 20, Folded: 980, Crowded: 600, Lost: 6}},
 			NameEvents:    []api.NameEvent{{Event: "answers", Count: 12}, {Event: "no-question", Count: 3}, {Event: "agent-learnt", Count: 2}},
 			OpenAddresses: []api.NameEvent{{Event: "inline", Count: 7}, {Event: "resolved", Count: 1}},
 			Names: []api.Name{
