@@ -113,13 +113,13 @@ __noinline __u32 prefix_class4(__u32 slot, __u32 word0_be)
 		if (class)
 			return *class;
 	}
-	if (index->runs)
-		return prefix_run4(slot, bpf_ntohl(word0_be));
 	if (index->marks.bits) {
 		inner = bpf_map_lookup_elem(&prefix_marks4, &slot);
 		if (inner && !prefix_is_marked(inner, &index->marks, &address))
 			return CLASS_NONE;
 	}
+	if (index->runs)
+		return prefix_run4(slot, bpf_ntohl(word0_be));
 	if (index->hosts) {
 		inner = bpf_map_lookup_elem(&prefix_hosts4, &slot);
 		if (inner)

@@ -15,7 +15,7 @@ import (
 //
 //   - nearly all are hosts: those are in a hash, and the trie has the others;
 //   - many IPv4 prefixes of all lengths: they are in runs, and the trie is empty;
-//   - otherwise: marks before the trie, where most addresses would have none.
+//   - in front of any of these: marks, where most addresses would have none.
 //
 // Tables of many prefixes stay where they are while the policy changes little: what
 // it changed is in a table before them (prefixchanges.go).
@@ -136,9 +136,11 @@ func (of *familyTables[P, H]) fill(d *Datapath, g *generation, prefixes []compil
 	if of.runs != "" && len(prefixes) >= runsMin && !apart {
 		runs = runsOf(prefixes, runsBytesMost+runsBytesPerPrefix*len(prefixes))
 	}
+	var marks []uint64
+	index.Marks, marks = marksOf(prefixes)
 	if runs != nil {
 		index.Runs = 1
-		prefixes = nil // of all other tables
+		prefixes = nil // of the tables that are left
 	}
 	split := of.split(prefixes, apart)
 	if apart {
@@ -154,8 +156,6 @@ func (of *familyTables[P, H]) fill(d *Datapath, g *generation, prefixes []compil
 			table(d, g, of.hosts, split.hosts, split.ofHosts),
 		)
 	})
-	var marks []uint64
-	index.Marks, marks = marksOf(prefixes)
 	err := array(d, g, of.marks, marks)
 	if of.runs != "" {
 		err = errors.Join(err, array(d, g, of.runs, runs))
