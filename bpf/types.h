@@ -410,17 +410,17 @@ struct crowd_key {
 	__u8 pad;
 };
 
-/* A row of either. */
+/* A row of either. What each packet writes is next to the key, where it was just looked up. */
 struct denial {
 	__u64 count;		/* repetitions: the first denial is not in it */
-	__u64 first;		/* ns since boot, of the denial that was reported */
 	__u64 last;		/* jiffies */
-	__u32 outcome;
-	__u32 member;
-	__u32 ifindex;
 	__u16 opener_port;	/* source port of the last one; of a crowd it tells nothing */
 	__u8 category;
 	__u8 pad;
+	__u32 outcome;
+	__u64 first;		/* ns since boot, of the denial that was reported */
+	__u32 member;
+	__u32 ifindex;
 };
 
 /*

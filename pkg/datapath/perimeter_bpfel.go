@@ -84,14 +84,14 @@ type perimeterDecisionCount struct {
 type perimeterDenial struct {
 	_          structs.HostLayout
 	Count      uint64
-	First      uint64
 	Last       uint64
-	Outcome    uint32
-	Member     uint32
-	Ifindex    uint32
 	OpenerPort uint16
 	Category   uint8
 	Pad        uint8
+	Outcome    uint32
+	First      uint64
+	Member     uint32
+	Ifindex    uint32
 }
 
 type perimeterDenialKey struct {
