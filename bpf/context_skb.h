@@ -27,16 +27,28 @@ static __always_inline __u32 context_length(context *skb)
 	return settings.replay ? replayed.length : skb->len;
 }
 
-static __always_inline void context_frame(context *skb, struct frame *frame)
+/* The same, or less where that is told faster. */
+static __always_inline __u32 context_length_at_least(context *skb)
+{
+	return context_length(skb);
+}
+
+static __always_inline void context_frame(context *skb, struct frame *frame, __u32 length)
 {
 	*frame = (struct frame){
 		.data = (void *)(long)skb->data,
 		.end = (void *)(long)skb->data_end,
-		.length = context_length(skb),
+		.length = length,
 		.protocol = bpf_ntohs(skb->protocol),
 		/* Longer than its IP header can say it is only before it is cut into segments. */
 		.segments = settings.replay ? replayed.length > 0xffff : skb->gso_size != 0,
 	};
+}
+
+/* True if the data of a packet from an Ethernet device is sure to begin with its link header. */
+static __always_inline bool context_surely_has_link_header(context *skb)
+{
+	return skb->ingress_ifindex != skb->ifindex || skb->len != skb->wire_len;
 }
 
 /*
@@ -50,7 +62,7 @@ static __always_inline bool context_lacks_link_header(context *skb)
 {
 	__u64 first[2] = {}, network[2] = {};
 
-	if (skb->ingress_ifindex != skb->ifindex || skb->len != skb->wire_len)
+	if (context_surely_has_link_header(skb))
 		return false;
 	return bpf_skb_load_bytes(skb, 0, first, sizeof(first)) == 0 &&
 	       bpf_skb_load_bytes_relative(skb, 0, network, sizeof(network), BPF_HDR_START_NET) == 0 &&

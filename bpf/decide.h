@@ -382,7 +382,7 @@ static __always_inline void decide(context *ctx, struct question *question, enum
 }
 
 /* The only way out. Counts the packet; true if it may pass. */
-static __always_inline bool leave(const struct question *question, __u32 frame_length)
+static __always_inline bool leave(context *ctx, const struct question *question)
 {
 	const struct packet *pkt = &question->packet;
 	const struct judgement *answer = &question->answer;
@@ -390,7 +390,7 @@ static __always_inline bool leave(const struct question *question, __u32 frame_l
 	if (pkt->fragment == FRAGMENT_FIRST && (answer->reason != REASON_UNGOVERNED || answer->unlisted))
 		fragment_remember(pkt, answer->verdict);
 	if (question->ours || answer->verdict == VERDICT_DENY)
-		report_packet(answer->reason, pkt->length ? pkt->length : frame_length);
+		report_packet(answer->reason, pkt->length ? pkt->length : context_length(ctx));
 	return answer->verdict == VERDICT_ALLOW;
 }
 

@@ -126,7 +126,7 @@ SEC("tc") int dns_query(context *skb)
 	if (settings.dns_strict && meaning != NAMES_UNGOVERNED && (!read || meaning == 0)) {
 		query_deny(question, dns, read ? REASON_QUESTION_NOT_ALLOWED : REASON_QUESTION_UNREADABLE);
 		if (question->answer.verdict == VERDICT_DENY) {
-			leave(question, context_length(skb));
+			leave(skb, question);
 			return TC_DROP;
 		}
 	}
@@ -145,7 +145,7 @@ SEC("tc") int dns_from(context *skb)
 	if (!question)
 		return TC_DROP;
 	decide(skb, question, REASON_NONE);
-	return leave(question, context_length(skb)) ? TC_NEXT : TC_DROP;
+	return leave(skb, question) ? TC_NEXT : TC_DROP;
 }
 
 /* What the agent hands to dns_teach, behind an Ethernet header. */

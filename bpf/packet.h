@@ -134,22 +134,42 @@ static __always_inline bool packet_is_multicast(const struct packet *pkt, const 
 	return first >> 28 == 0xe || first == 0xffffffff || first == 0;
 }
 
-static __always_inline void packet_set_ports(struct packet *pkt, __u16 source, __u16 destination)
+static __always_inline void packet_set_addresses4(struct packet *pkt, const struct ipv4_header *ip, enum end end)
 {
-	pkt->local_port = pkt->end == END_TOWARDS ? destination : source;
-	pkt->peer_port = pkt->end == END_TOWARDS ? source : destination;
+	pkt->local.word_be[0] = end == END_TOWARDS ? ip->destination_be : ip->source_be;
+	pkt->peer.word_be[0] = end == END_TOWARDS ? ip->source_be : ip->destination_be;
 }
 
-static __always_inline void packet_set_sequence(struct packet *pkt, const struct tcp_header *tcp)
+static __always_inline void packet_set_addresses6(struct packet *pkt, const struct ipv6_header *ip, enum end end)
+{
+	for (int i = 0; i < 4; i++) {
+		pkt->local.word_be[i] = end == END_TOWARDS ? ip->destination_be[i] : ip->source_be[i];
+		pkt->peer.word_be[i] = end == END_TOWARDS ? ip->source_be[i] : ip->destination_be[i];
+	}
+}
+
+static __always_inline void packet_set_ports(struct packet *pkt, const struct ports_header *ports, enum end end)
+{
+	pkt->local_port = bpf_ntohs(end == END_TOWARDS ? ports->destination_be : ports->source_be);
+	pkt->peer_port = bpf_ntohs(end == END_TOWARDS ? ports->source_be : ports->destination_be);
+}
+
+/* Reads the TCP header of a packet that has `length` bytes from there on. */
+static __always_inline enum reason packet_set_tcp(struct packet *pkt, const struct tcp_header *tcp, __u32 length,
+						  enum end end)
 {
 	__u32 header = (tcp->offset >> 4) * 4;
-	__u32 length = forget(pkt->l4_length);
 
 	pkt->tcp_flags = tcp->flags;
 	pkt->sequence = bpf_ntohl(tcp->sequence_be);
 	pkt->acknowledgement = bpf_ntohl(tcp->acknowledgement_be);
 	pkt->sequence_end = pkt->sequence + (length > header ? length - header : 0) +
 			    (tcp->flags & TCP_SYN ? 1 : 0) + (tcp->flags & TCP_FIN ? 1 : 0);
+	/* No socket takes a SYN that also ends the connection. */
+	if (tcp->flags & TCP_SYN && tcp->flags & (TCP_FIN | TCP_RST))
+		return REASON_MALFORMED_L4;
+	packet_set_ports(pkt, (const struct ports_header *)tcp, end);
+	return REASON_NONE;
 }
 
 /*
@@ -213,14 +233,7 @@ static __always_inline enum reason packet_parse_l4(const struct frame *frame, st
 	if (protocol == PROTOCOL_TCP && !frame->quoted) {
 		struct tcp_header *tcp = frame_at(frame, offset, sizeof(*tcp));
 
-		if (!tcp)
-			return REASON_TRUNCATED_L4;
-		packet_set_sequence(pkt, tcp);
-		/* No socket takes a SYN that also ends the connection. */
-		if (tcp->flags & TCP_SYN && tcp->flags & (TCP_FIN | TCP_RST))
-			return REASON_MALFORMED_L4;
-		packet_set_ports(pkt, bpf_ntohs(tcp->source_be), bpf_ntohs(tcp->destination_be));
-		return REASON_NONE;
+		return tcp ? packet_set_tcp(pkt, tcp, forget(pkt->l4_length), pkt->end) : REASON_TRUNCATED_L4;
 	}
 	if (protocol == (pkt->family == 4 ? PROTOCOL_ICMP : PROTOCOL_ICMPV6)) {
 		struct icmp_header *icmp = frame_at(frame, offset, sizeof(*icmp));
@@ -235,7 +248,7 @@ static __always_inline enum reason packet_parse_l4(const struct frame *frame, st
 
 		if (!ports)
 			return REASON_TRUNCATED_L4;
-		packet_set_ports(pkt, bpf_ntohs(ports->source_be), bpf_ntohs(ports->destination_be));
+		packet_set_ports(pkt, ports, pkt->end);
 	}
 	return REASON_NONE;
 }
@@ -272,13 +285,7 @@ static __always_inline enum reason packet_parse_ipv4(const struct frame *frame, 
 		return REASON_TRUNCATED_IP;
 	if (ip->version_length >> 4 != 4)
 		return REASON_MALFORMED_IP;
-	if (pkt->end == END_TOWARDS) {
-		pkt->local.word_be[0] = ip->destination_be;
-		pkt->peer.word_be[0] = ip->source_be;
-	} else {
-		pkt->local.word_be[0] = ip->source_be;
-		pkt->peer.word_be[0] = ip->destination_be;
-	}
+	packet_set_addresses4(pkt, ip, pkt->end);
 	pkt->family = 4;
 	pkt->protocol = ip->protocol;
 	pkt->hops = ip->ttl;
@@ -390,10 +397,7 @@ static __always_inline enum reason packet_parse_ipv6(const struct frame *frame, 
 		return REASON_TRUNCATED_IP;
 	if (ip->version_class >> 4 != 6)
 		return REASON_MALFORMED_IP;
-	for (int i = 0; i < 4; i++) {
-		pkt->local.word_be[i] = pkt->end == END_TOWARDS ? ip->destination_be[i] : ip->source_be[i];
-		pkt->peer.word_be[i] = pkt->end == END_TOWARDS ? ip->source_be[i] : ip->destination_be[i];
-	}
+	packet_set_addresses6(pkt, ip, pkt->end);
 	pkt->family = 6;
 	pkt->hops = ip->hop_limit;
 
@@ -467,6 +471,77 @@ static __always_inline enum reason packet_parse_ip(const struct frame *frame, st
 	if (why != REASON_NONE)
 		return why;
 	return packet_parse_l4(frame, pkt);
+}
+
+/* What packet_parse_plain reads, but for addresses and what the L4 header says. */
+static __always_inline struct packet packet_plain(enum end end, __u32 ethertype, __u32 header, __u32 length,
+						  __u8 protocol, __u8 hops)
+{
+	return (struct packet){
+		.end = end,
+		.ethertype = ethertype,
+		.family = ethertype == ETHERTYPE_IPV4 ? 4 : 6,
+		.protocol = protocol,
+		.hops = hops,
+		.length = length,
+		.l3_offset = sizeof(struct ethernet_header),
+		.l4_offset = sizeof(struct ethernet_header) + header,
+		.l4_length = length - header,
+	};
+}
+
+/*
+ * Reads what nearly all frames are: an Ethernet, an IP and a TCP or UDP header, one
+ * right behind the other, with all of the packet there. False for all others, whatever
+ * they are. packet_parse_link and packet_parse_ip read the same of it, but slower: they
+ * ask at every step what may come next. `end` is pkt->end, which the compiler knows.
+ */
+static __always_inline bool packet_parse_plain(const struct frame *frame, struct packet *pkt, enum end end)
+{
+	const __u32 l3 = sizeof(struct ethernet_header), least = sizeof(struct ipv4_header) + sizeof(struct tcp_header);
+	struct ethernet_header *ethernet = frame_at(frame, 0, l3 + least);
+	__u32 header, length;
+	__u8 protocol;
+	void *l4;
+
+	if (!ethernet)
+		return false;
+	if (ethernet->type_be == bpf_htons(ETHERTYPE_IPV4)) {
+		struct ipv4_header *ip = (void *)(ethernet + 1);
+
+		if (ip->version_length != (4 << 4 | sizeof(*ip) / 4) ||
+		    ip->fragment_be & bpf_htons(IPV4_MORE_FRAGMENTS | IPV4_FRAGMENT_OFFSET))
+			return false;
+		header = sizeof(*ip);
+		length = bpf_ntohs(ip->total_length_be);
+		protocol = ip->protocol;
+		*pkt = packet_plain(end, ETHERTYPE_IPV4, header, length, protocol, ip->ttl);
+		pkt->fragment_id = bpf_ntohs(ip->id_be);
+		packet_set_addresses4(pkt, ip, end);
+		l4 = ip + 1;
+	} else if (ethernet->type_be == bpf_htons(ETHERTYPE_IPV6)) {
+		struct ipv6_header *ip = frame_at(frame, l3, sizeof(*ip) + sizeof(struct tcp_header));
+
+		if (!ip || ip->version_class >> 4 != 6)
+			return false;
+		header = sizeof(*ip);
+		length = header + bpf_ntohs(ip->payload_length_be);
+		protocol = ip->next_header;
+		*pkt = packet_plain(end, ETHERTYPE_IPV6, header, length, protocol, ip->hop_limit);
+		packet_set_addresses6(pkt, ip, end);
+		l4 = ip + 1;
+	} else {
+		return false;
+	}
+	if (protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP)
+		return false;
+	pkt->header = packet_l4_size(protocol);
+	if (length < header + packet_l4_size(protocol) || l3 + length > frame->length)
+		return false;
+	if (protocol == PROTOCOL_TCP)
+		return packet_set_tcp(pkt, l4, length - header, end) == REASON_NONE;
+	packet_set_ports(pkt, l4, end);
+	return true;
 }
 
 #endif

@@ -30,6 +30,7 @@ struct question {
 	struct judgement other;	/* of a packet that may be of either direction */
 	struct flow ended;	/* what left its table, to be told of */
 	__u32 ifindex;
+	__u32 parsed;		/* enum reason: what reading said */
 	__u32 slot;		/* enum question_slot: where this is */
 	bool forwarded;		/* came in by another interface, perhaps under other addresses */
 	bool ours;		/* counted here, and not where it came in */
@@ -97,7 +98,7 @@ __noinline int question_read_part(context *ctx, __u32 slot, __u32 part)
 
 	if (!question)
 		return REASON_POLICY_INCOMPLETE;
-	context_frame(ctx, &frame);
+	context_frame(ctx, &frame, context_length(ctx));
 	if (part == PART_QUOTED) { /* what follows the error's own length is padding */
 		__u32 end = question->packet.l3_offset + question->packet.length;
 
@@ -110,9 +111,19 @@ __noinline int question_read_part(context *ctx, __u32 slot, __u32 part)
 		why = packet_parse_link(&frame, &question->packet);
 		if (why != REASON_NONE)
 			return why;
-		context_frame(ctx, &frame); /* or each way through the link header is verified on through the IP header */
+		/* Again, or each way through the link header is verified on through the IP header. */
+		context_frame(ctx, &frame, context_length(ctx));
 	}
 	return packet_parse_ip(&frame, part == PART_QUOTED ? &question->quoted : &question->packet);
+}
+
+/* packet_parse_plain, where the data is sure to be a frame. */
+static __always_inline bool question_read_plain(context *ctx, struct packet *pkt, enum end end)
+{
+	struct frame frame;
+
+	context_frame(ctx, &frame, context_length_at_least(ctx));
+	return context_surely_has_link_header(ctx) && packet_parse_plain(&frame, pkt, end);
 }
 
 /* Which packet of a question is judged, and where the answer goes. */
@@ -156,6 +167,13 @@ static __always_inline bool question_wants_more(enum reason why)
 	       why == REASON_TOO_MANY_HEADERS; /* where nothing is at hand, context_network_offset finds nothing */
 }
 
+/* Keeps what reading said and reads it back, or the verifier follows each way to it on by itself. */
+static __always_inline enum reason question_parsed(struct question *question, enum reason why)
+{
+	question->parsed = why;
+	return forget(question->parsed);
+}
+
 /*
  * Reads a part of the frame into the question in `slot`. If headers turn out to
  * lie beyond the readable bytes they are made readable and read again: what is
@@ -168,6 +186,8 @@ static __always_inline enum reason question_read(context *ctx, struct question *
 	struct packet *pkt = part == PART_QUOTED ? &question->quoted : &question->packet;
 	enum reason why = REASON_NONE;
 
+	if (part == PART_FRAME && question_read_plain(ctx, pkt, end))
+		return question_parsed(question, REASON_NONE);
 	for (int i = 0; i < 2; i++) {
 		*pkt = (struct packet){.end = end};
 		if (part == PART_QUOTED) {
@@ -179,7 +199,7 @@ static __always_inline enum reason question_read(context *ctx, struct question *
 			break;
 		why = REASON_NONE;
 	}
-	return why;
+	return question_parsed(question, why);
 }
 
 #endif

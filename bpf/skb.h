@@ -74,7 +74,7 @@ static __always_inline int judge_skb(context *skb, __u32 end, enum part part)
 	if (end == END_FROM && question_is_dns(question, parsed))
 		bpf_tail_call(skb, &dns_programs, DNS_PROGRAM_QUERY);
 	decide(skb, question, parsed);
-	if (!leave(question, context_length(skb)))
+	if (!leave(skb, question))
 		return TC_DROP;
 	if (end == END_TOWARDS && question_is_dns(question, parsed))
 		bpf_tail_call(skb, &dns_programs, DNS_PROGRAM_ANSWER);

@@ -275,7 +275,7 @@ struct flow_key4 {
 	__u16 peer_port;	/* ICMP echo: the opener, 1 = peer, 2 = local */
 	__u8 protocol;
 	__u8 pad[3];
-};
+} __attribute__((aligned(8)));
 
 struct flow_key6 {
 	__u32 local_be[4];

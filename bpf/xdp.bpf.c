@@ -72,7 +72,7 @@ static __always_inline int judge_xdp(context *xdp, __u32 end)
 	if (question_is_dns(question, parsed))
 		return XDP_PASS; /* names are learnt at TC */
 	decide(xdp, question, parsed);
-	if (!leave(question, context_length(xdp)))
+	if (!leave(xdp, question))
 		return XDP_DROP;
 	note_write(xdp, handover_judged(question->ifindex, end));
 	return XDP_PASS;

@@ -559,12 +559,12 @@ type perimeterQuestion struct {
 	}
 	Ended     perimeterFlow
 	Ifindex   uint32
+	Parsed    uint32
 	Slot      uint32
 	Forwarded bool
 	Ours      bool
 	Crossed   bool
 	Arrives   bool
-	_         [4]byte
 }
 
 type perimeterReason uint32
