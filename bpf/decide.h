@@ -49,9 +49,9 @@ static __always_inline __u32 denied_category(__u32 direction)
 /*
  * A packet that cannot be understood is dropped where a strict member may get it
  * and passed elsewhere; a fragment whose first was denied is dropped too. Where it
- * is addressed to nobody of ours it is none of our business.
+ * is addressed to nobody of ours it is none of our business. True if it is a denial.
  */
-static __noinline void decide_unjudgeable(struct question *question, __u32 why)
+static __noinline bool decide_unjudgeable(struct question *question, __u32 why)
 {
 	const struct packet *pkt = &question->packet;
 	struct judgement *answer = &question->answer;
@@ -63,18 +63,18 @@ static __noinline void decide_unjudgeable(struct question *question, __u32 why)
 		struct local *local = policy_local(&question->control, pkt);
 
 		if (!local)
-			return;
+			return false;
 		strict = why == REASON_FRAGMENT_DENIED ||
 			 local->flags & (pkt->end == END_TOWARDS ? LOCAL_STRICT_INBOUND : LOCAL_STRICT_OUTBOUND);
 		audit = local->flags & LOCAL_AUDIT;
 		answer->member = local->outbound;
 	}
 	if (!strict && !(audit && question->ours))
-		return;
+		return false;
 	answer->would_be = VERDICT_DENY;
 	answer->verdict = strict ? VERDICT_DENY : VERDICT_ALLOW;
 	answer->category = denied_category(pkt->end);
-	report_denial(pkt, answer, question->ifindex, question->control.generation);
+	return true;
 }
 
 /*
@@ -317,8 +317,11 @@ static __always_inline void flow_open(struct question *question, bool midstream)
 	flow_start(question, midstream);
 }
 
-/* The questions, in order. Every packet gets an answer. */
-static __always_inline void decide(context *ctx, struct question *question, enum reason parsed)
+/*
+ * The questions, in order. Every packet gets an answer. True if it is a denial, or
+ * would be one, which is to be told.
+ */
+static __always_inline bool decide_denies(context *ctx, struct question *question, enum reason parsed)
 {
 	struct packet *pkt = &question->packet;
 	struct judgement *answer = &question->answer;
@@ -326,43 +329,40 @@ static __always_inline void decide(context *ctx, struct question *question, enum
 
 	if (question->control.generation == 0) {
 		pass(answer, pkt, REASON_NO_POLICY);
-		return;
+		return false;
 	}
 	if (parsed == REASON_NOT_IP) {
 		pass(answer, pkt, REASON_NOT_IP);
-		return;
+		return false;
 	}
 	if (parsed == REASON_NONE && pkt->fragment == FRAGMENT_LATER) {
 		parsed = fragment_follow(pkt);
 		if (parsed == REASON_FRAGMENT_FOLLOWS) {
 			pass(answer, pkt, REASON_FRAGMENT_FOLLOWS);
-			return;
+			return false;
 		}
 	}
-	if (parsed != REASON_NONE) {
-		decide_unjudgeable(question, parsed);
-		return;
-	}
+	if (parsed != REASON_NONE)
+		return decide_unjudgeable(question, parsed);
 	concerned = policy_concerns(&question->control, pkt);
 	if (concerned && decide_by_flow(question))
-		return;
+		return false;
 	if (failsafe_allows(pkt)) {
 		pass(answer, pkt, REASON_LINK_FAILSAFE);
-		return;
+		return false;
 	}
 	/* An error about a flow of ours may leave with the address of a router behind the interface. */
 	if (!concerned && !(pkt->end == END_FROM && pkt->icmp_kind == ICMP_KIND_ERROR)) {
 		pass(answer, pkt, REASON_UNGOVERNED);
 		answer->direction = packet_opener(pkt);
-		return;
+		return false;
 	}
 	if (question->arrives && pkt->end == END_TOWARDS && policy_peer_is_here(&question->control, pkt)) {
 		pkt->family = 0; /* wherever it goes: errors about it would come back here */
-		decide_unjudgeable(question, REASON_FORGED_SOURCE);
-		return;
+		return decide_unjudgeable(question, REASON_FORGED_SOURCE);
 	}
 	if (pkt->icmp_kind == ICMP_KIND_ERROR && decide_by_quoted_flow(ctx, question))
-		return;
+		return false;
 
 	midstream = decide_by_policy(question);
 	if (answer->reason == REASON_UNGOVERNED) {
@@ -373,12 +373,20 @@ static __always_inline void decide(context *ctx, struct question *question, enum
 		 */
 		if (answer->unlisted && !midstream)
 			flow_open(question, false);
-		return;
+		return false;
 	}
 	if (answer->verdict == VERDICT_DENY)
-		report_denial(pkt, answer, question->ifindex, question->control.generation);
-	else if (!(midstream && pkt->tcp_flags & TCP_RST)) /* a reset opens nothing */
+		return true;
+	if (!(midstream && pkt->tcp_flags & TCP_RST)) /* a reset opens nothing */
 		flow_open(question, midstream);
+	return false;
+}
+
+/* Reports in one place: a chain of calls has 512 bytes of stack, and this takes half of it. */
+static __always_inline void decide(context *ctx, struct question *question, enum reason parsed)
+{
+	if (decide_denies(ctx, question, parsed))
+		report_denial(&question->packet, &question->answer, question->ifindex, question->control.generation);
 }
 
 /* The only way out. Counts the packet; true if it may pass. */
