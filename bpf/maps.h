@@ -375,7 +375,7 @@ struct {
 		__uint(type, BPF_MAP_TYPE_HASH);
 		__uint(max_entries, AGENT_SIZES_IT);
 		__type(key, struct crowd_key);
-		__type(value, struct denial);
+		__type(value, struct crowd);
 	});
 } crowds SEC(".maps");
 

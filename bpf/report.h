@@ -164,6 +164,22 @@ enum {
 	EEXIST = 17,
 };
 
+/* Notes in what a denial is unlike the first of its crowd. CPUs may do so at once: each writes the same. */
+static __always_inline struct denial *report_join(struct crowd *crowd, const struct packet *pkt, __u16 port,
+						  __u32 ifindex)
+{
+	for (int i = 0; i < 4; i++)
+		if (crowd->local.word_be[i] != pkt->local.word_be[i] && !crowd->other_local)
+			crowd->other_local = 1;
+	if (crowd->port != port && !crowd->other_port)
+		crowd->other_port = 1;
+	if (crowd->protocol != pkt->protocol && !crowd->other_protocol)
+		crowd->other_protocol = 1;
+	if (crowd->denial.ifindex != ifindex && !crowd->other_interface)
+		crowd->other_interface = 1;
+	return &crowd->denial;
+}
+
 /*
  * Reports a denial, or what would be one: the first of its peer and kind as an
  * event, the rest by counting. When the table has no room for another peer, what
@@ -176,6 +192,7 @@ static __noinline void report_denial(const struct packet *pkt, const struct judg
 				     __u32 generation)
 {
 	bool inbound = answer->direction == DIRECTION_INBOUND;
+	bool has_ports = packet_has_ports(pkt->protocol);
 	struct denial_key key = {
 		.local = pkt->local,
 		.peer = pkt->peer,
@@ -204,44 +221,57 @@ static __noinline void report_denial(const struct packet *pkt, const struct judg
 	}
 	denial = bpf_map_lookup_elem(peers, &key);
 	if (!denial) {
-		struct crowd_key crowd = {
-			.local = pkt->local,
+		bool is_icmp = pkt->protocol == PROTOCOL_ICMP || pkt->protocol == PROTOCOL_ICMPV6;
+		__u16 port = has_ports ? key.port : 0;
+		struct crowd_key crowd_key = {
 			.generation = generation,
 			.outcome = answer->outcome,
 			.member = answer->member,
-			.port = packet_has_ports(pkt->protocol) ? key.port : 0,
-			.protocol = pkt->protocol,
+			.protocol = has_ports || is_icmp ? pkt->protocol : 0,
 			.family = pkt->family,
 			.direction = answer->direction,
 			.reason = answer->reason,
 			.verdict = answer->verdict,
 		};
+		struct crowd *crowd = bpf_map_lookup_elem(others, &crowd_key);
 
-		denial = bpf_map_lookup_elem(others, &crowd);
-		crowded = denial;
-		if (!denial) {
-			struct denial first = {
-				.first = clock_ns(),
-				.last = clock_jiffies(),
-				.outcome = answer->outcome,
-				.member = answer->member,
-				.ifindex = ifindex,
-				.opener_port = inbound ? pkt->peer_port : pkt->local_port,
-				.category = answer->category,
+		crowded = crowd;
+		if (!crowd) {
+			struct crowd first = {
+				.denial = {
+					.first = clock_ns(),
+					.last = clock_jiffies(),
+					.outcome = answer->outcome,
+					.member = answer->member,
+					.ifindex = ifindex,
+					.opener_port = inbound ? pkt->peer_port : pkt->local_port,
+					.category = answer->category,
+				},
+				.local = pkt->local,
+				.port = port,
+				.protocol = pkt->protocol,
 			};
-			long failed = bpf_map_update_elem(peers, &key, &first, BPF_NOEXIST);
+			long failed = bpf_map_update_elem(peers, &key, &first.denial, BPF_NOEXIST);
 
-			/* Where it exists another CPU was first. */
-			if (failed == -EEXIST)
-				denial = bpf_map_lookup_elem(peers, &key);
 			crowded = failed == -E2BIG;
-			if (crowded && bpf_map_update_elem(others, &crowd, &first, BPF_NOEXIST) == -EEXIST)
-				denial = bpf_map_lookup_elem(others, &crowd);
-			if (!denial) {
-				report_one_denial(count, pkt, answer, NULL, ifindex, generation, first.first);
+			if (crowded)
+				failed = bpf_map_update_elem(others, &crowd_key, &first, BPF_NOEXIST);
+			if (failed == 0) {
+				report_one_denial(count, pkt, answer, NULL, ifindex, generation, first.denial.first);
 				return;
 			}
+			/* Another CPU was first, or there is no room for a crowd either. */
+			if (crowded)
+				crowd = bpf_map_lookup_elem(others, &crowd_key);
+			else
+				denial = bpf_map_lookup_elem(peers, &key);
 		}
+		if (crowd)
+			denial = report_join(crowd, pkt, port, ifindex);
+	}
+	if (!denial) {
+		report_one_denial(count, pkt, answer, NULL, ifindex, generation, clock_ns());
+		return;
 	}
 	__sync_fetch_and_add(&denial->count, 1);
 	denial->last = clock_jiffies();

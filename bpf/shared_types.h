@@ -29,6 +29,7 @@ struct shared_types {
 	struct outcome outcome;
 	struct denial_key denial_key;
 	struct crowd_key crowd_key;
+	struct crowd crowd;
 	struct denial denial;
 	struct event event;
 	struct name_key name_key;

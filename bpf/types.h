@@ -392,25 +392,7 @@ struct denial_key {
 	__u8 pad;
 };
 
-/*
- * Once there is no room for another peer, those that are left are counted together,
- * by what their denials have in common.
- */
-struct crowd_key {
-	struct address local;
-	__u32 generation;
-	__u32 outcome;
-	__u32 member;
-	__u16 port;		/* the opener's destination port; 0 for protocols without */
-	__u8 protocol;
-	__u8 family;
-	__u8 direction;
-	__u8 reason;
-	__u8 verdict;
-	__u8 pad;
-};
-
-/* A row of either. What each packet writes is next to the key, where it was just looked up. */
+/* A row. What each packet writes is next to the key, where it was just looked up. */
 struct denial {
 	__u64 count;		/* repetitions: the first denial is not in it */
 	__u64 last;		/* jiffies */
@@ -421,6 +403,36 @@ struct denial {
 	__u64 first;		/* ns since boot, of the denial that was reported */
 	__u32 member;
 	__u32 ifindex;
+};
+
+/*
+ * Once there is no room for another peer, those that are left are counted together.
+ * Nothing that a sender picks at will is in the key, so that there is always room
+ * for a crowd.
+ */
+struct crowd_key {
+	__u32 generation;
+	__u32 outcome;
+	__u32 member;
+	__u8 protocol;		/* 0: any that has no ports and is not ICMP */
+	__u8 family;
+	__u8 direction;
+	__u8 reason;
+	__u8 verdict;
+	__u8 pad[3];
+};
+
+/* The row of a crowd: what the first of it had, and whether another had something else. */
+struct crowd {
+	struct denial denial;
+	struct address local;
+	__u16 port;		/* the opener's destination port; 0 for protocols without */
+	__u8 protocol;
+	__u8 other_local;	/* not 0: one had, and so the next ones */
+	__u8 other_port;
+	__u8 other_protocol;
+	__u8 other_interface;
+	__u8 pad;
 };
 
 /*

@@ -205,6 +205,7 @@ func (r *reconciler) execute(disable bool) (*api.Switched, error) {
 		}
 		r.set(func(v *view) { v.disabled = true })
 		err := errors.Join(r.close(), datapath.Remove(r.a.settings.PinDirectory))
+		r.loader, r.compiler = policy.Loader{}, compile.Compiler{} // what they remember
 		r.set(func(v *view) { v.tables, v.legend, v.generationSince = nil, nil, time.Time{} })
 		if err != nil {
 			return nil, fmt.Errorf("disable: %w", err)
@@ -389,7 +390,8 @@ func (r *reconciler) put(p *policy.Policy, facts *policy.Facts) error {
 		return err
 	}
 	v := r.look()
-	if v.tables != nil && sameTables(v.tables, tables) && sameNames(v.legend, legend) {
+	same := v.tables != nil && sameTables(v.tables, tables) && sameNames(v.legend, legend)
+	if same && (tables.NextExpiry.IsZero() || !clockWasSet(v.generationSince, time.Now())) {
 		r.a.teach(v.enforcement.dp, tables)
 		return nil
 	}
@@ -458,6 +460,14 @@ func (r *reconciler) attach(choices []links.Choice) (failed bool) {
 	}
 	r.set(func(v *view) { v.attachErrors = failures })
 	return len(failures) > 0
+}
+
+// clockWasSet reports whether other time has passed by the clock than has really
+// passed: the kernel ends rules by the latter. Either time has the monotonic clock.
+func clockWasSet(since, now time.Time) bool {
+	const slewed = time.Second // by little, NTP adjusts all the time
+	passed, shown := now.Sub(since), now.Round(0).Sub(since.Round(0))
+	return (passed - shown).Abs() > slewed
 }
 
 // sameTables reports whether two compilations say the same to the kernel.

@@ -112,24 +112,29 @@ func (d *Datapath) DrainDenials() ([]Event, error) {
 
 	var events []Event
 	err = errors.Join(
-		drainRows(peers, func(k *perimeterDenialKey, v *perimeterDenial) { events = append(events, d.denialEvent(k, v, now)) }),
-		drainRows(crowds, func(k *perimeterCrowdKey, v *perimeterDenial) { events = append(events, d.crowdEvent(k, v, now)) }),
+		drainRows(peers, func(k *perimeterDenialKey, v *perimeterDenial) {
+			if v.Count > 0 {
+				events = append(events, d.denialEvent(k, v, now))
+			}
+		}),
+		drainRows(crowds, func(k *perimeterCrowdKey, v *perimeterCrowd) {
+			if v.Denial.Count > 0 {
+				events = append(events, d.crowdEvent(k, v, now))
+			}
+		}),
 	)
 	return events, err
 }
 
-// drainRows empties a table at rest and tells of each row in it that counts
-// anything: a row of one was told when it happened.
-func drainRows[K any](table *ebpf.Map, tell func(*K, *perimeterDenial)) error {
-	keys := make([]K, 1024)
-	values := make([]perimeterDenial, len(keys))
+// drainRows empties a table at rest and tells of each row. One that counts nothing
+// is of a denial that was told when it happened.
+func drainRows[K, V any](table *ebpf.Map, tell func(*K, *V)) error {
+	keys, values := make([]K, 1024), make([]V, 1024)
 	var cursor ebpf.MapBatchCursor
 	for {
 		n, err := table.BatchLookupAndDelete(&cursor, keys, values, nil)
 		for i := range n {
-			if values[i].Count > 0 {
-				tell(&keys[i], &values[i])
-			}
+			tell(&keys[i], &values[i])
 		}
 		if errors.Is(err, ebpf.ErrKeyNotExist) {
 			return nil
@@ -153,16 +158,25 @@ func (d *Datapath) denialEvent(k *perimeterDenialKey, v *perimeterDenial, now mo
 }
 
 // crowdEvent tells what the denials have in common, and nothing of any peer.
-func (d *Datapath) crowdEvent(k *perimeterCrowdKey, v *perimeterDenial, now moment) Event {
-	e := d.rowEvent(v, now)
+func (d *Datapath) crowdEvent(k *perimeterCrowdKey, v *perimeterCrowd, now moment) Event {
+	e := d.rowEvent(&v.Denial, now)
 	e.Crowd = true
 	e.Generation = k.Generation
 	e.Direction = policy.Direction(k.Direction & 1)
 	e.Verdict = policy.Verdict(k.Verdict & 1)
 	e.Reason = d.words.reason(k.Reason)
-	e.Protocol = k.Protocol
-	e.Local = address(k.Family, k.Local.WordBe)
-	e.LocalPort, e.PeerPort = openedPorts(e.Direction, k.Protocol, k.Port, 0)
+	if v.OtherProtocol == 0 {
+		e.Protocol = v.Protocol
+	}
+	if v.OtherLocal == 0 {
+		e.Local = address(k.Family, v.Local.WordBe)
+	}
+	if v.OtherPort == 0 {
+		e.LocalPort, e.PeerPort = openedPorts(e.Direction, v.Protocol, v.Port, 0)
+	}
+	if v.OtherInterface != 0 {
+		e.Ifindex = 0
+	}
 	return e
 }
 

@@ -113,16 +113,18 @@ func TestCrowds(t *testing.T) {
 	}
 
 	// Each is a neighbour of the first, which its row must not take for its own. Peers
-	// differ, and so do their ports or ids: of either there is one row.
+	// differ, and so do their ports or ids: of either there is one row. So there is for
+	// several ports or protocols without ports, and then it tells none.
 	targets := []struct {
 		name  string
 		flood floodOf
 		want  shown
 	}{
-		{"one port", floodOf{peers: 10, towards: true, packet: syn4(22)},
-			shown{Local: netip.MustParseAddr(member4), LocalPort: 22, Protocol: policy.ProtocolTCP}},
-		{"other port", floodOf{peers: 11, towards: true, packet: syn4(23)},
-			shown{Local: netip.MustParseAddr(member4), LocalPort: 23, Protocol: policy.ProtocolTCP}},
+		{"two ports", floodOf{peers: 10, towards: true, packet: func(n, time int) packet.Packet { return syn4(uint16(22+n%2))(n, time) }},
+			shown{Local: netip.MustParseAddr(member4), Protocol: policy.ProtocolTCP}},
+		{"two protocols", floodOf{peers: 11, towards: true, packet: func(n, time int) packet.Packet {
+			return packet.Protocol(peer4(n), member4, uint8(200+n%2))
+		}}, shown{Local: netip.MustParseAddr(member4)}},
 		{"other protocol", floodOf{peers: 12, towards: true, packet: func(n, time int) packet.Packet {
 			return packet.UDP(peer4(n), member4, uint16(1000+time), 22)
 		}}, shown{Local: netip.MustParseAddr(member4), LocalPort: 22, Protocol: policy.ProtocolUDP}},
@@ -205,21 +207,31 @@ func peerOf(target shown, n int) string {
 	return peer4(n)
 }
 
-// TestCrowdsFull: where neither a peer nor a target has a row, each packet is an
+// TestCrowdsFull: where neither a peer nor a crowd has a row, each packet is an
 // event; those that have one are not touched by it.
 func TestCrowdsFull(t *testing.T) {
 	r := newCrowdRig(t, Limits{Denials: fewDenials, Crowds: fewCrowds})
 	r.flood(t, floodOf{peers: fewDenials, times: 1, towards: true, packet: syn4(22)})
-	for port := range uint16(fewCrowds) {
-		if told := r.flood(t, floodOf{first: 100, peers: 5, times: 1, towards: true, packet: syn4(100 + port)}); len(told) != 1 {
-			t.Errorf("%d events of crowd %d, want 1", len(told), port)
+	var crowds []floodOf
+	for _, member := range []string{member4, wiki4} {
+		crowds = append(crowds,
+			floodOf{towards: true, packet: func(n, time int) packet.Packet { return packet.TCP(peer4(n), member, 1, 22, packet.SYN) }},
+			floodOf{towards: true, packet: func(n, time int) packet.Packet { return packet.UDP(peer4(n), member, 1, 22) }},
+			floodOf{packet: func(n, time int) packet.Packet { return packet.TCP(member, peer4(n), 1, 22, packet.SYN) }},
+			floodOf{packet: func(n, time int) packet.Packet { return packet.UDP(member, peer4(n), 1, 22) }})
+	}
+	for i, crowd := range crowds {
+		crowd.first, crowd.peers, crowd.times = 100, 5, 1
+		if told := r.flood(t, crowd); len(told) != 1 {
+			t.Errorf("%d events of crowd %d, want 1", len(told), i)
 		}
 	}
-	told := r.flood(t, floodOf{first: 100, peers: 5, times: 2, towards: true, packet: syn4(200)})
+	echo := func(n, time int) packet.Packet { return packet.ICMPEcho(peer4(n), member4, uint16(n), uint16(time)) }
+	told := r.flood(t, floodOf{first: 100, peers: 5, times: 2, towards: true, packet: echo})
 	if len(told) != 10 {
 		t.Errorf("%d events of 10 packets for which there is no row", len(told))
 	}
-	if told := r.flood(t, floodOf{first: 100, peers: 5, times: 1, towards: true, packet: syn4(100)}); len(told) != 0 {
+	if told := r.flood(t, floodOf{first: 100, peers: 5, times: 1, towards: true, packet: syn4(22)}); len(told) != 0 {
 		t.Errorf("a crowd that has a row was told one by one: %+v", told)
 	}
 	drained, err := r.DrainDenials()
@@ -232,6 +244,37 @@ func TestCrowdsFull(t *testing.T) {
 	}
 	if want := []uint64{4, 4, 4, 4, 4, 4, 4, 9}; !slices.Equal(counts, want) || len(drained) != len(want) {
 		t.Errorf("drained %d rows, crowds of %v, want %v", len(drained), counts, want)
+	}
+}
+
+// TestFloodOfAnything: a sender that changes all it may, addresses, ports and
+// protocols, causes no more events than there are rows, and a handful of crowds.
+func TestFloodOfAnything(t *testing.T) {
+	r := newCrowdRig(t, Limits{Denials: fewDenials, Crowds: 64})
+	const packets = 4000
+	told := r.flood(t, floodOf{first: 0, peers: packets, times: 1, towards: true, packet: func(n, _ int) packet.Packet {
+		port := uint16(1000 + n)
+		switch n % 4 {
+		case 0:
+			return packet.TCP(peer4(n), member4, port, port, packet.SYN)
+		case 1:
+			return packet.UDP(peer6(n), member6, port, port)
+		case 2:
+			return packet.SCTP(peer4(n), wiki4, port, port)
+		default:
+			return packet.Protocol(peer4(n), member4, uint8(143+n/4%100))
+		}
+	}})
+	drained, err := r.DrainDenials()
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := uint64(len(told))
+	for _, c := range crowdsIn(t, drained) {
+		count += c.Count
+	}
+	if len(told) != fewDenials+4 || len(drained) != 4 || count != packets {
+		t.Errorf("%d packets: %d told at once, %d crowds, %d in all; want %d, 4 and all", packets, len(told), len(drained), count, fewDenials+4)
 	}
 }
 

@@ -46,8 +46,9 @@ type Event struct {
 	LocalPort, PeerPort uint16     // 0 for protocols without ports
 
 	// Crowd is true of denials whose peers were not told apart, because more of
-	// them came than there was room for. Peer is then invalid, and of the ports
-	// only the one that was asked for is told.
+	// them came than there was room for. Peer is then invalid; of the ports only
+	// the one that was asked for is told; and that, the protocol, the local address
+	// and the interface only where all had the same.
 	Crowd bool
 
 	// Of FlowEnd and FlowCut only. Towards and From the member, L3 bytes.

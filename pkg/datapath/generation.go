@@ -318,7 +318,9 @@ func (d *Datapath) buildSpans(g *generation) error {
 }
 
 func (d *Datapath) buildOutcomes(g *generation, now moment) error {
-	if shared, err := d.share(g, slices.Equal(d.before().Outcomes, g.tables.Outcomes), "outcomes"); shared || err != nil {
+	// A rule's end is in the table in jiffies: written anew, it follows a clock that was set.
+	same := slices.Equal(d.before().Outcomes, g.tables.Outcomes) && g.tables.NextExpiry.IsZero()
+	if shared, err := d.share(g, same, "outcomes"); shared || err != nil {
 		return err
 	}
 	values := make([]perimeterOutcome, len(g.tables.Outcomes))

@@ -179,3 +179,68 @@ func TestNoPolicyYet(t *testing.T) {
 		out(packet.UDP(member4, stranger4, 1, 22), allow, "no-policy"),
 	})
 }
+
+// steppedClock is a clock that was set.
+type steppedClock struct {
+	clock
+	by time.Duration
+}
+
+func (c steppedClock) now() (moment, error) {
+	m, err := c.clock.now()
+	m.wall = m.wall.Add(c.by)
+	return m, err
+}
+
+// TestEndsFollowASetClock: the kernel ends rules by the time that passes, so with the
+// next policy, whatever it changes, their ends follow a clock that was set.
+func TestEndsFollowASetClock(t *testing.T) {
+	r := newRig(t, Options{})
+	end := time.Now().Add(4 * time.Hour).UTC().Truncate(time.Second)
+	endIn := func(peers ...string) (jiffies uint64) {
+		rule := partnersOn5432()
+		rule.Expires, rule.AddressPrefixes = end, prefixes(peers...)
+		r.apply(t, memberPolicy(policy.Enforced, rule), hereFacts())
+		for i, o := range r.inForce.tables.Outcomes {
+			if !o.Expires.IsZero() {
+				var outcome perimeterOutcome
+				must(t, r.inForce.maps["outcomes"].Lookup(uint32(i), &outcome))
+				return outcome.Expires
+			}
+		}
+		t.Fatal("no outcome has an end")
+		return 0
+	}
+	before := endIn("192.0.2.0/25")
+	r.clock = steppedClock{r.clock, -3 * time.Hour}
+	after := endIn("192.0.2.128/25")
+	if moved, want := after-before, r.clock.jiffiesIn(3*time.Hour); moved < want-want/100 || moved > want+want/100 {
+		t.Errorf("the clock was set back by three hours, and the end moved by %d jiffies, want some %d", moved, want)
+	}
+}
+
+// TestInstallFails: what the kernel refuses of a generation leaves that in force as it is.
+func TestInstallFails(t *testing.T) {
+	r := newRig(t, Options{})
+	r.apply(t, memberPolicy(policy.Enforced, partnersOn5432()), hereFacts())
+	for _, outer := range []string{"spans", "prefixes4", "members"} {
+		tables, _ := compiled(t, memberPolicy(policy.Learning), hereFacts())
+		next, err := r.build(r.inForce.number+1, tables)
+		must(t, err)
+		good := next.maps[outer]
+		next.maps[outer] = r.objects.ControlMap // not what the slot takes
+		wait, err := r.install(next)
+		if wait(); err == nil {
+			t.Errorf("%s: the kernel has taken another table than it can", outer)
+		}
+		next.maps[outer] = good
+		must(t, next.release())
+		r.forgetFlows(t)
+		r.play(t, []step{
+			in(fromPartner(1, packet.SYN), allow, "access-rule"),
+			in(packet.TCP(stranger4, member4, 1, 5432, packet.SYN), deny, "no-access-rule"),
+		})
+	}
+	r.apply(t, memberPolicy(policy.Learning), hereFacts())
+	r.play(t, []step{in(packet.TCP(stranger4, member4, 1, 5432, packet.SYN), allow, "public-access-enabled")})
+}

@@ -55,19 +55,30 @@ const (
 	perimeterControlFlagCONTROL_NEXT               perimeterControlFlag = 32
 )
 
+type perimeterCrowd struct {
+	_              structs.HostLayout
+	Denial         perimeterDenial
+	Local          perimeterAddress
+	Port           uint16
+	Protocol       uint8
+	OtherLocal     uint8
+	OtherPort      uint8
+	OtherProtocol  uint8
+	OtherInterface uint8
+	Pad            uint8
+}
+
 type perimeterCrowdKey struct {
 	_          structs.HostLayout
-	Local      perimeterAddress
 	Generation uint32
 	Outcome    uint32
 	Member     uint32
-	Port       uint16
 	Protocol   uint8
 	Family     uint8
 	Direction  uint8
 	Reason     uint8
 	Verdict    uint8
-	Pad        uint8
+	Pad        [3]uint8
 }
 
 type perimeterDecisionCount struct {

@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -155,7 +156,8 @@ func TestChangesInForce(t *testing.T) {
 				rules, lists := dealt(func(p netip.Prefix) int { return int(p.Addr().AsSlice()[0] >> 7) }, all)
 				r.holdAgainstLists(t, source, memberPolicy(policy.Enforced, rules...), lists, all, 3000)
 			}
-			all := k.make(source)
+			original := k.make(source)
+			all := slices.Clone(original)
 			hold(all)
 			first := id()
 			if built().index.Changes != 0 {
@@ -172,6 +174,20 @@ func TestChangesInForce(t *testing.T) {
 				if id() != first || built().index.Changes != 1 {
 					t.Errorf("round %d: few changes have made new tables", round)
 				}
+				// One that fails at the last moment has changed nothing that the next builds on.
+				tables, legend := compiled(t, memberPolicy(policy.Enforced, partnersOn5432()), hereFacts())
+				refused := errors.New("refused")
+				if _, err := r.Apply(tables, legend, nil, func(*compile.Legend) error { return refused }); !errors.Is(err, refused) {
+					t.Fatalf("Apply: %v", err)
+				}
+			}
+			hold(slices.Clone(original))
+			if id() != first || built().index.Changes != 0 {
+				t.Error("what the tables were made for still has changes")
+			}
+			hold(original[:k.many/3])
+			if id() == first {
+				t.Error("a table of many is kept for a third of them")
 			}
 			all = k.make(source)
 			hold(all)

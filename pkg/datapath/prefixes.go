@@ -92,7 +92,8 @@ type builtPrefixes struct {
 // million takes a second to load.
 func (of *familyTables[P, H]) build(d *Datapath, g *generation, before builtPrefixes, prefixes []compile.PrefixClass) (builtPrefixes, error) {
 	changes, few := []compile.PrefixClass(nil), false
-	if before.known {
+	// Of a wide prefix that is gone with all in it there is one change, but a table to free.
+	if before.known && len(prefixes) >= len(before.prefixes)/2 {
 		changes, few = changesOf(before.prefixes, prefixes, changesMost(len(before.prefixes)))
 	}
 	if !few {

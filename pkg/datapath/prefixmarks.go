@@ -62,7 +62,8 @@ func marksOf(prefixes []compile.PrefixClass) (perimeterMarksShape, []uint64) {
 // there are in it. Returns at most how many marks are set, too; 0: no length will
 // do.
 func marksLength(prefixes []compile.PrefixClass) (length, set int) {
-	const most = 1 << (marksLog2Max - 2) // one mark in four may be set
+	// One mark in four may be set; and to set them may not take much longer than the rest.
+	most := min(1<<(marksLog2Max-2), max(1<<20, 16*len(prefixes)))
 	var ofLength [129]int
 	for _, p := range prefixes {
 		ofLength[p.Prefix.Bits()]++

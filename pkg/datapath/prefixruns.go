@@ -32,9 +32,14 @@ func runsOf(prefixes []compile.PrefixClass, most int) []perimeterRunBlock {
 			r.put(int(high), &top)
 			continue
 		}
-		for third := range uint64(256) {
-			low.clear()
+		for third := uint64(0); third < 256; third++ {
 			start := first + third<<8
+			if edges[0].at >= start+256 { // one leaf, as far as there is no edge
+				top.add(int(third), class)
+				third = (edges[0].at-first)>>8 - 1
+				continue
+			}
+			low.clear()
 			if edges[0].at > start {
 				low.add(0, class)
 			}

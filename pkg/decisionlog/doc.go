@@ -27,9 +27,10 @@
 //     not know the application and says Unknown:TCP. destination has ipAddress,
 //     which NSP's lacks.
 //   - A flood of denials comes from more peers than are told apart. Those that
-//     found no room are in one record for each member, port and protocol, with
+//     found no room are in one record for each member, protocol and reason, with
 //     perimeterd.peersNotToldApart: its count is of packets, from an unknown number
-//     of peers, and it names no peer's address.
+//     of peers. It names no peer's address, and a port, an interface or an address
+//     of the member only where all had the same.
 //   - properties.perimeterd is what NSP lacks. local is the member's own end.
 //     member and outcome are the numbers of a generation whose legend is not
 //     known any more, in place of the names they stand for.

@@ -18,6 +18,10 @@ type knownFile struct {
 	contents tagContents
 }
 
+// knownTagsMax bounds the names of tags that are kept of a file, wanted or not. Azure's
+// has some 3,000.
+const knownTagsMax = 100_000
+
 // begin forgets the files that the last policy did not name.
 func (k *knownFiles) begin() {
 	if k.now == nil {
@@ -36,7 +40,7 @@ func (k *knownFiles) read(f tagFile, text []byte, wanted map[string]bool, proble
 	}
 	before := problems.total
 	contents, ok := readTagFile(f, text, wanted, problems)
-	if ok && problems.total == before {
+	if ok && problems.total == before && len(contents) <= knownTagsMax {
 		file.contents = contents
 		k.now[f.path] = file
 	}

@@ -1,7 +1,9 @@
 package policy
 
 import (
+	"fmt"
 	"reflect"
+	"strings"
 	"testing"
 )
 
@@ -65,4 +67,26 @@ func sharesPrefixes(a, b *Policy) bool {
 		}
 	}
 	return false
+}
+
+// TestLoaderForgetsManyTags: a file from elsewhere cannot keep the memory filled with
+// the names of tags that nobody wants.
+func TestLoaderForgetsManyTags(t *testing.T) {
+	var b strings.Builder
+	b.WriteString(`{"values": [`)
+	for i := range knownTagsMax + 1 {
+		fmt.Fprintf(&b, `{"name": "t%d"},`, i)
+	}
+	files := map[string]string{
+		"p.yaml": "serviceTags: [{file: many, format: azure}, {file: few, format: azure}]",
+		"many":   strings.TrimSuffix(b.String(), ",") + "]}",
+		"few":    `{"values": [{"name": "t"}]}`,
+	}
+	var l Loader
+	if _, err := l.parse([]string{"p.yaml"}, inMemory(files)); err != nil {
+		t.Fatal(err)
+	}
+	if len(l.known.now) != 1 || l.known.now["few"] == nil {
+		t.Errorf("%d files are remembered, want the one with few tags", len(l.known.now))
+	}
 }
