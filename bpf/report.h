@@ -251,7 +251,8 @@ static __noinline void report_denial(const struct packet *pkt, const struct judg
 				.port = port,
 				.protocol = pkt->protocol,
 			};
-			long failed = bpf_map_update_elem(peers, &key, &first.denial, BPF_NOEXIST);
+			/* Before 6.4 only the lower half is told. */
+			int failed = bpf_map_update_elem(peers, &key, &first.denial, BPF_NOEXIST);
 
 			crowded = failed == -E2BIG;
 			if (crowded)
