@@ -129,6 +129,9 @@ func (b *bench) nothingIsCut(t *bed.Track, filter *bed.Filter, name string, insi
 // measureFlowMemory measures what a place for a flow takes in the kernel.
 func (b *bench) measureFlowMemory(s *stage, name string) error {
 	const flows = 1_000_000
+	if err := bed.Settle(); err != nil { // what was measured before is still being freed
+		return err
+	}
 	for _, family := range []int{4, 6} {
 		list := bed.ListOf(family, bed.HostPrefixes(bed.OtherAddress(family)))
 		var areas [2]int64
