@@ -158,7 +158,7 @@ func mapCount(t *testing.T) int {
 func eventually(t *testing.T, check func() error) {
 	t.Helper()
 	deadline := time.Now().Add(enough)
-	for {
+	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		err := check()
 		if err == nil {
 			return
@@ -166,7 +166,7 @@ func eventually(t *testing.T, check func() error) {
 		if time.Now().After(deadline) {
 			t.Fatal(err)
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(pause)
 	}
 }
 

@@ -27,7 +27,7 @@ func TestPlainFramesAreReadTheSame(t *testing.T) {
 			frames = append(frames, c.frame)
 		}
 	}
-	for range 40_000 {
+	for range 100 * *packetsFlag {
 		frames = append(frames, damaged(source, plain[source.IntN(len(plain))]))
 	}
 	source.Shuffle(len(frames), func(i, j int) { frames[i], frames[j] = frames[j], frames[i] }) // half of them go each way

@@ -154,7 +154,7 @@ func TestChangesInForce(t *testing.T) {
 			hold := func(all []netip.Prefix) {
 				// By halves of the address space, so that no class is numbered anew.
 				rules, lists := dealt(func(p netip.Prefix) int { return int(p.Addr().AsSlice()[0] >> 7) }, all)
-				r.holdAgainstLists(t, source, memberPolicy(policy.Enforced, rules...), lists, all, 3000)
+				r.holdAgainstLists(t, source, memberPolicy(policy.Enforced, rules...), lists, all, 5**packetsFlag)
 			}
 			original := k.make(source)
 			all := slices.Clone(original)
@@ -163,7 +163,7 @@ func TestChangesInForce(t *testing.T) {
 			if built().index.Changes != 0 {
 				t.Error("new tables have changes")
 			}
-			for round := range 4 {
+			for round := range 3 {
 				others := k.make(source)
 				for range 20 { // one goes, one comes
 					all[source.IntN(len(all))] = others[source.IntN(len(others))]

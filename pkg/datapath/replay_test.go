@@ -543,6 +543,8 @@ func TestReplayLeavesNothingBehind(t *testing.T) {
 	if len(programs) != 2 || len(maps) < 30 {
 		t.Fatalf("%d programs and %d maps are too few to tell anything", len(programs), len(maps))
 	}
+	// Whoever has looked at a table of programs, as here, has it emptied by a worker that
+	// holds it for so long: looking often would keep it. eventually looks ever more rarely.
 	eventually(t, func() error {
 		runtime.GC() // the memory of variables is unmapped then, which keeps their maps
 		var left []string
