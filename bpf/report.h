@@ -158,11 +158,7 @@ static __always_inline void report_one_denial(struct decision_count *count, cons
 	bpf_ringbuf_submit(event, report_wake_up(&denial_events));
 }
 
-/* How an update of a hash fails. */
-enum {
-	E2BIG = 7,	/* it is full */
-	EEXIST = 17,
-};
+#define E2BIG 7 /* how an update of a hash fails that is full */
 
 /* Notes in what a denial is unlike the first of its crowd. CPUs may do so at once: each writes the same. */
 static __always_inline struct denial *report_join(struct crowd *crowd, const struct packet *pkt, __u16 port,

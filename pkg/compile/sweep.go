@@ -14,8 +14,7 @@ type place struct {
 }
 
 // cover is what the prefixes of a policy make of the addresses: the classes of
-// peers, and what local addresses carry. It follows from coverInput alone and is not
-// changed once it is made, but for what carriers remember.
+// peers, and what local addresses carry. It follows from coverInput alone.
 type cover struct {
 	from     coverInput
 	prefixes [2][]PrefixClass // by family, as in Tables

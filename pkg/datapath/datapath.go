@@ -337,25 +337,24 @@ func (d *Datapath) apply(tables *compile.Tables, legend, previous *compile.Legen
 	if err != nil {
 		return 0, fmt.Errorf("build generation %d: %w", number, err)
 	}
-	wait, err := d.install(next)
-	if err != nil {
-		return 0, errors.Join(fmt.Errorf("install generation %d: %w", number, err), wait(), next.release())
+	if err := d.install(next); err != nil {
+		return 0, errors.Join(fmt.Errorf("install generation %d: %w", number, err), next.release())
 	}
 	if err := errors.Join(d.OpenSets(tables.Sets), d.announce(next), d.carryNames(tables)); err != nil {
-		return 0, errors.Join(fmt.Errorf("carry the addresses of names over to generation %d: %w", number, err), d.withdraw(), wait(), next.release())
+		return 0, errors.Join(fmt.Errorf("carry the addresses of names over to generation %d: %w", number, err), d.withdraw(), next.release())
 	}
 	legend.PutInForce(number, previous)
 	if keep != nil {
 		if err := keep(legend); err != nil {
-			return 0, errors.Join(fmt.Errorf("keep the names of generation %d: %w", number, err), d.withdraw(), wait(), next.release())
+			return 0, errors.Join(fmt.Errorf("keep the names of generation %d: %w", number, err), d.withdraw(), next.release())
 		}
 	}
 	if err := d.writeControl(next); err != nil {
-		return 0, errors.Join(fmt.Errorf("put generation %d in force: %w", number, err), wait(), next.release())
+		return 0, errors.Join(fmt.Errorf("put generation %d in force: %w", number, err), next.release())
 	}
 	old := d.inForce
 	d.inForce, d.since = next, time.Now()
-	if err := errors.Join(wait(), d.retire(old), d.forgetSets(tables.NameSets)); err != nil {
+	if err := errors.Join(next.entered(), d.retire(old), d.forgetSets(tables.NameSets)); err != nil {
 		return number, fmt.Errorf("free what generation %d needed: %w", number-1, err)
 	}
 	return number, nil

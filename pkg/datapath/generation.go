@@ -26,12 +26,13 @@ type generation struct {
 	since  uint64 // jiffies: when it was made, or found in force
 	tables *compile.Tables
 	marks  localMarks
-	index  perimeterPrefixIndex
 
 	built4, built6 builtPrefixes
 
 	adding sync.Mutex           // while it is built, by several at once
 	maps   map[string]*ebpf.Map // by name of the outer map
+
+	entered func() error // returns when the kernel's calls to install it are over; nil before them
 }
 
 func (g *generation) slot() uint32 { return g.number % generationSlots }
@@ -40,6 +41,9 @@ const generationSlots = 2
 
 func (g *generation) release() error {
 	var errs []error
+	if g.entered != nil {
+		errs = append(errs, g.entered())
+	}
 	for _, m := range g.maps {
 		errs = append(errs, m.Close())
 	}
@@ -89,28 +93,34 @@ func (g *generation) add(outer string, m *ebpf.Map) {
 	g.maps[outer] = m
 }
 
-// before is what the generation in force was built from, nothing if it is not known.
-func (d *Datapath) before() *compile.Tables {
+// before is the generation in force, an empty one if it is not known what is in it.
+func (d *Datapath) before() *generation {
 	if d.inForce == nil || d.inForce.tables == nil {
-		return &compile.Tables{}
+		return &generation{tables: &compile.Tables{}}
 	}
-	return d.inForce.tables
+	return d.inForce
 }
 
 // share takes tables over from the generation in force, if it has some and they
 // would be the same.
 func (d *Datapath) share(g *generation, same bool, outers ...string) (shared bool, err error) {
-	if !same || d.inForce == nil || d.inForce.tables == nil {
+	before := d.before()
+	if !same || before.maps == nil {
 		return false, nil
 	}
+	return true, g.takeOver(before, outers...)
+}
+
+// takeOver gives a generation tables of another.
+func (g *generation) takeOver(from *generation, outers ...string) error {
 	for _, outer := range outers {
-		m, err := d.inForce.maps[outer].Clone()
+		m, err := from.maps[outer].Clone()
 		if err != nil {
-			return false, fmt.Errorf("share %s: %w", outer, err)
+			return fmt.Errorf("share %s: %w", outer, err)
 		}
 		g.add(outer, m)
 	}
-	return true, nil
+	return nil
 }
 
 // table makes the inner map for an outer one and fills it with parallel keys
@@ -219,7 +229,7 @@ func spanList(l compile.SpanList) perimeterSpanList {
 // every first packet asks, the few others into a trie that is asked only if
 // there are any.
 func (d *Datapath) buildLocals(g *generation) error {
-	same := slices.Equal(d.before().Locals, g.tables.Locals)
+	same := slices.Equal(d.before().tables.Locals, g.tables.Locals)
 	if shared, err := d.share(g, same, "locals4", "locals6", "local_prefixes4", "local_prefixes6"); shared || err != nil {
 		const flags = perimeterControlFlagCONTROL_LOCAL_PREFIXES4 | perimeterControlFlagCONTROL_LOCAL_PREFIXES6
 		g.marks, g.flags = d.inForce.marks, g.flags|d.inForce.flags&uint32(flags)
@@ -273,7 +283,7 @@ func (d *Datapath) buildLocals(g *generation) error {
 }
 
 func (d *Datapath) buildScopeClasses(g *generation) error {
-	same := slices.Equal(d.before().ScopeClasses, g.tables.ScopeClasses) && slices.Equal(d.before().Parents, g.tables.Parents)
+	same := slices.Equal(d.before().tables.ScopeClasses, g.tables.ScopeClasses) && slices.Equal(d.before().tables.Parents, g.tables.Parents)
 	if shared, err := d.share(g, same, "scope_classes", "class_parents"); shared || err != nil {
 		return err
 	}
@@ -290,7 +300,7 @@ func (d *Datapath) buildScopeClasses(g *generation) error {
 }
 
 func (d *Datapath) buildMembers(g *generation) error {
-	if shared, err := d.share(g, slices.Equal(d.before().Members, g.tables.Members), "members"); shared || err != nil {
+	if shared, err := d.share(g, slices.Equal(d.before().tables.Members, g.tables.Members), "members"); shared || err != nil {
 		return err
 	}
 	values := make([]perimeterMember, len(g.tables.Members))
@@ -307,7 +317,7 @@ func (d *Datapath) buildMembers(g *generation) error {
 }
 
 func (d *Datapath) buildSpans(g *generation) error {
-	if shared, err := d.share(g, slices.Equal(d.before().Spans, g.tables.Spans), "spans"); shared || err != nil {
+	if shared, err := d.share(g, slices.Equal(d.before().tables.Spans, g.tables.Spans), "spans"); shared || err != nil {
 		return err
 	}
 	values := make([]perimeterSpan, len(g.tables.Spans))
@@ -319,7 +329,7 @@ func (d *Datapath) buildSpans(g *generation) error {
 
 func (d *Datapath) buildOutcomes(g *generation, now moment) error {
 	// A rule's end is in the table in jiffies: written anew, it follows a clock that was set.
-	same := slices.Equal(d.before().Outcomes, g.tables.Outcomes) && g.tables.NextExpiry.IsZero()
+	same := slices.Equal(d.before().tables.Outcomes, g.tables.Outcomes) && g.tables.NextExpiry.IsZero()
 	if shared, err := d.share(g, same, "outcomes"); shared || err != nil {
 		return err
 	}
@@ -386,7 +396,7 @@ func (d *Datapath) enter(g *generation, slot uint32) (wait func() error, err err
 			}
 		}
 	}
-	return func() error { return <-returned }, nil
+	return sync.OnceValue(func() error { return <-returned }), nil
 }
 
 // standsIn reports whether an outer map has just this inner map in a slot. Where it
@@ -413,19 +423,18 @@ func (d *Datapath) put(g *generation, slot uint32) error {
 // install puts a generation where packets will look for it once its number is
 // in force. Its slot belonged to the generation before the last, which retire
 // has cleared, so no packet reads it now, and it is whole when install returns.
-// The kernel's calls are over when wait returns.
-func (d *Datapath) install(g *generation) (wait func() error, err error) {
-	wait, err = d.enter(g, g.slot())
-	if err != nil {
-		return wait, err
+func (d *Datapath) install(g *generation) (err error) {
+	if g.entered, err = d.enter(g, g.slot()); err != nil {
+		return err
 	}
 	if err := d.objects.MarkedLocals.Put(g.slot(), perimeterLocalMarks(g.marks)); err != nil {
-		return wait, fmt.Errorf("marked_locals: %w", err)
+		return fmt.Errorf("marked_locals: %w", err)
 	}
-	if err := d.objects.PrefixIndexes.Put(g.slot(), g.index); err != nil {
-		return wait, fmt.Errorf("prefix_indexes: %w", err)
+	index := perimeterPrefixIndex{Of4: g.built4.index, Of6: g.built6.index}
+	if err := d.objects.PrefixIndexes.Put(g.slot(), index); err != nil {
+		return fmt.Errorf("prefix_indexes: %w", err)
 	}
-	return wait, d.markPrivateInterfaces(g)
+	return d.markPrivateInterfaces(g)
 }
 
 // retire frees what only the previous generation needed. First it waits until

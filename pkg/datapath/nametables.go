@@ -72,7 +72,7 @@ func (d *Datapath) buildNames(g *generation) error {
 			g.flags |= uint32(perimeterControlFlagCONTROL_NAMES)
 		}
 	}
-	before := d.before()
+	before := d.before().tables
 	same := slices.Equal(before.Names, t.Names) && slices.Equal(before.NameMeanings, t.NameMeanings) &&
 		slices.Equal(before.NameSets, t.NameSets) && slices.Equal(before.NameRules, t.NameRules)
 	if shared, err := d.share(g, same, "name_classes", "name_meanings", "name_sets", "name_rules"); shared || err != nil {

@@ -10,8 +10,8 @@ const (
 	// changesMin is from how many prefixes on tables are kept and changed: to make
 	// them anew takes some tens of milliseconds below.
 	changesMin = 1 << 14
-	// changesMostMost bounds what a first packet pays for asking about changes.
-	changesMostMost = 4096
+	// changesLimit bounds what a first packet pays for asking about changes.
+	changesLimit = 4096
 )
 
 // changesMost is how many changes of so many prefixes are kept beside them. More
@@ -20,7 +20,7 @@ func changesMost(prefixes int) int {
 	if prefixes < changesMin {
 		return 0
 	}
-	return min(prefixes/64, changesMostMost)
+	return min(prefixes/64, changesLimit)
 }
 
 // changesOf is where the classes of wanted are not those of built: prefixes with

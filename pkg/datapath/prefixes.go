@@ -57,12 +57,7 @@ func (d *Datapath) buildPrefixes4(g *generation) (err error) {
 		trie: "prefixes4", hosts: "prefix_hosts4", marks: "prefix_marks4", changes: "prefix_changes4", runs: "prefix_runs4",
 		prefix: prefixKey4, host: key4,
 	}
-	var before builtPrefixes
-	if d.inForce != nil {
-		before = d.inForce.built4
-	}
-	g.built4, err = of.build(d, g, before, g.tables.Prefixes4)
-	g.index.Of4 = g.built4.index
+	g.built4, err = of.build(d, g, d.before().built4, g.tables.Prefixes4)
 	return err
 }
 
@@ -71,12 +66,7 @@ func (d *Datapath) buildPrefixes6(g *generation) (err error) {
 		trie: "prefixes6", hosts: "prefix_hosts6", marks: "prefix_marks6", changes: "prefix_changes6",
 		prefix: prefixKey6, host: key6,
 	}
-	var before builtPrefixes
-	if d.inForce != nil {
-		before = d.inForce.built6
-	}
-	g.built6, err = of.build(d, g, before, g.tables.Prefixes6)
-	g.index.Of6 = g.built6.index
+	g.built6, err = of.build(d, g, d.before().built6, g.tables.Prefixes6)
 	return err
 }
 
@@ -91,7 +81,8 @@ type builtPrefixes struct {
 // changed since: most edits of a policy change no prefix or few, and a trie of a
 // million takes a second to load.
 func (of *familyTables[P, H]) build(d *Datapath, g *generation, before builtPrefixes, prefixes []compile.PrefixClass) (builtPrefixes, error) {
-	changes, few := []compile.PrefixClass(nil), false
+	var changes []compile.PrefixClass
+	few := false
 	// Of a wide prefix that is gone with all in it there is one change, but a table to free.
 	if before.known && len(prefixes) >= len(before.prefixes)/2 {
 		changes, few = changesOf(before.prefixes, prefixes, changesMost(len(before.prefixes)))
@@ -104,7 +95,7 @@ func (of *familyTables[P, H]) build(d *Datapath, g *generation, before builtPref
 	if of.runs != "" {
 		outers = append(outers, of.runs)
 	}
-	if _, err := d.share(g, true, outers...); err != nil {
+	if err := g.takeOver(d.inForce, outers...); err != nil {
 		return before, err
 	}
 	if len(changes) > 0 {
@@ -113,8 +104,7 @@ func (of *familyTables[P, H]) build(d *Datapath, g *generation, before builtPref
 	}
 	before.prefixes = prefixes // equal, and what the next are likely to be
 	if before.index.Changes == 0 {
-		_, err := d.share(g, true, of.changes)
-		return before, err
+		return before, g.takeOver(d.inForce, of.changes)
 	}
 	before.index.Changes = 0
 	return before, of.change(d, g, nil)

@@ -43,22 +43,6 @@ func numbers(t *testing.T, conn *net.TCPConn) (next, expected uint32) {
 	return next, expected
 }
 
-// unacknowledged is how many segments a socket has sent whose receipt it does not know of.
-func unacknowledged(t *testing.T, conn *net.TCPConn) uint32 {
-	t.Helper()
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var info *unix.TCPInfo
-	var failed error
-	err = raw.Control(func(fd uintptr) { info, failed = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) })
-	if err := errors.Join(err, failed); err != nil {
-		t.Fatal(err)
-	}
-	return info.Unacked
-}
-
 // segment is what somebody sends in the name of one end of a connection.
 type segment struct {
 	flags   packet.Flags
@@ -99,7 +83,7 @@ func TestForgedEnds(t *testing.T) {
 				t.Helper()
 				// Until the member has said what it has, any reset since its last
 				// word may be the next: the filter cannot know better.
-				until(t, "the member has acknowledged everything", func() bool { return unacknowledged(t, partner) == 0 })
+				until(t, "the member has acknowledged everything", func() bool { return tcpInfo(t, partner).Unacked == 0 })
 				before, denied := w.flowOf(t, c), w.counted(t)["no-access-rule"]
 				next, expected := numbers(t, partner)
 				p := packet.TCP(from.Addr(), to.Addr(), from.Port(), to.Port(), f.flags).Sequence(next+uint32(f.ahead), expected)
