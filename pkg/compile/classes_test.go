@@ -149,7 +149,7 @@ func TestClasses(t *testing.T) {
 	} {
 		p := guarded(test.rules...)
 		r := read(t, p, elsewhere())
-		if got := written(renumbered(r.tables.Prefixes4, r.tables.Prefixes6)); got != strings.TrimSpace(test.want4+" "+test.want6) {
+		if got := written(renumbered(r.tables.Prefixes4.Base, r.tables.Prefixes6.Base)); got != strings.TrimSpace(test.want4+" "+test.want6) {
 			t.Errorf("%s: prefixes: got %s, want %s %s", test.name, got, test.want4, test.want6)
 		}
 		for peer, want := range test.expect {
@@ -238,12 +238,12 @@ func TestHiddenAllAround(t *testing.T) {
 			t.Errorf("%s: got rule %q, want %q", peer, got, want)
 		}
 	}
-	if got := written(renumbered(r.tables.Prefixes6)); got != "fd00::/8=1" {
+	if got := written(renumbered(r.tables.Prefixes6.Base)); got != "fd00::/8=1" {
 		t.Errorf("IPv6 prefixes: got %s", got)
 	}
 	// Narrow leaves: nothing is hidden any more, and nothing is left to tell.
 	p.Resources = slices.Delete(p.Resources, 2, 3)
-	if got := written(renumbered(read(t, p, elsewhere()).tables.Prefixes6)); got != "" {
+	if got := written(renumbered(read(t, p, elsewhere()).tables.Prefixes6.Base)); got != "" {
 		t.Errorf("IPv6 prefixes without narrow: got %s", got)
 	}
 }
@@ -253,7 +253,7 @@ func TestHiddenAllAround(t *testing.T) {
 // in a name that nobody asks about.
 func TestOneListIsStoredOnce(t *testing.T) {
 	list := []string{"198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32"}
-	p := &policy.Policy{ServiceTags: map[string][]netip.Prefix{"tag": prefixes(list[2], list[0], list[1])}}
+	p := &policy.Policy{ServiceTags: map[string]*policy.PrefixSet{"tag": policy.NewPrefixSet(prefixes(list[2], list[0], list[1]))}}
 	perimeter := policy.Perimeter{Name: "perimeter"}
 	for i := range 20 {
 		name := fmt.Sprintf("member-%d", i)
@@ -290,7 +290,7 @@ func TestOneListIsStoredOnce(t *testing.T) {
 	if len(members) != 2 { // in the perimeter, and not
 		t.Errorf("the members are of %d classes as peers, want 2", len(members))
 	}
-	if got := len(r.tables.Prefixes4) + len(r.tables.Prefixes6); got != 3+14 {
+	if got := r.tables.Prefixes4.Len() + r.tables.Prefixes6.Len(); got != 3+14 {
 		t.Errorf("%d prefixes, want those of one list and the members of the perimeter", got)
 	}
 }

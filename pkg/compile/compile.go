@@ -25,22 +25,35 @@ func Compile(p *policy.Policy, facts *policy.Facts) (*Tables, *Legend, error) {
 }
 
 // Compiler compiles one policy after another. From the last it remembers what
-// takes the time where there are a million prefixes, so that a policy with the same
-// prefixes, above all with the same slices of them, is compiled in the time that
-// its rules take. The tables are those that Compile makes. It is for one goroutine
-// at a time.
+// takes the time where there are a million prefixes, so that a policy of which few
+// have changed is compiled in the time that these and its rules take. The tables mean
+// what those that Compile makes mean; classes may have other numbers. It is for one
+// goroutine at a time.
 type Compiler struct {
-	cover        *cover
-	fingerprints map[sliceKey]uint64 // of lists in cover.from, which keeps the slices
+	lists *lists
+	cover *cover
 }
 
 // Compile is as the function of this name.
 func (c *Compiler) Compile(p *policy.Policy, facts *policy.Facts) (*Tables, *Legend, error) {
+	if c.lists != nil && (c.lists.forgotten() || c.cover.forgotten()) {
+		*c = Compiler{}
+	}
+	tables, legend, err := c.compile(p, facts)
+	var bad policy.Problems
+	if err != nil && !errors.As(err, &bad) && c.lists != nil {
+		*c = Compiler{} // too much, perhaps for classes that are no more
+		return c.compile(p, facts)
+	}
+	return tables, legend, err
+}
+
+func (c *Compiler) compile(p *policy.Policy, facts *policy.Facts) (*Tables, *Legend, error) {
 	b := &builder{
 		policy: p, facts: facts,
 		tables:      &Tables{Members: []Member{{}}},
 		legend:      &Legend{Members: []MemberLegend{{}}, Profiles: map[string]ProfileLegend{}},
-		lists:       newLists(c.fingerprints),
+		lists:       newLists(c.lists),
 		spans:       newSpanTable(),
 		outcomes:    newOutcomeTable(),
 		names:       newNamesTable(),
@@ -78,17 +91,17 @@ func (c *Compiler) Compile(p *policy.Policy, facts *policy.Facts) (*Tables, *Leg
 	return b.tables, b.legend, nil
 }
 
-// coverOf returns the cover of a policy, the last one if it would be the same.
+// coverOf returns the cover of a policy.
 func (c *Compiler) coverOf(b *builder) *cover {
 	from := coverInput{owned: b.lists.owned, identities: b.identities, serving: make([]bool, len(b.policy.Resources))}
 	for i := range b.policy.Resources {
 		from.serving[i] = len(b.policy.Resources[i].Services) > 0
 	}
-	if c.cover == nil || !c.cover.from.equal(&from) {
-		c.cover = newCover(from)
+	if c.cover == nil {
+		c.cover = &cover{changesMost: changesMost}
 	}
-	c.cover.from = from // the same, and perhaps of other slices, which now are the policy's
-	c.fingerprints = b.lists.taken
+	c.cover.follow(from)
+	c.lists = b.lists
 	return c.cover
 }
 
@@ -251,7 +264,7 @@ func (b *builder) identify() {
 
 // finish brings the tables into their order and writes the legend.
 func (b *builder) finish() {
-	slices.SortFunc(b.tables.Locals, func(x, y Local) int { return comparePrefixes(x.Prefix, y.Prefix) })
+	slices.SortFunc(b.tables.Locals, func(x, y Local) int { return policy.ComparePrefixes(x.Prefix, y.Prefix) })
 	b.tables.Spans = b.spans.spans
 	b.tables.Outcomes = b.outcomes.outcomes
 	for _, o := range b.tables.Outcomes {

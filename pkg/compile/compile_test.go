@@ -19,7 +19,7 @@ import (
 
 func TestEmptyPolicy(t *testing.T) {
 	tables, legend := compiled(t, &policy.Policy{}, elsewhere())
-	if len(tables.Locals)+len(tables.Prefixes4)+len(tables.Prefixes6)+len(tables.ScopeClasses)+len(tables.Spans) > 0 || tables.StrictHere {
+	if len(tables.Locals)+tables.Prefixes4.Len()+tables.Prefixes6.Len()+len(tables.ScopeClasses)+len(tables.Spans) > 0 || tables.StrictHere {
 		t.Errorf("an empty policy makes %+v", tables)
 	}
 	if len(tables.Members) != 1 || len(tables.Outcomes) != 1 || len(legend.Members) != 1 || len(legend.Outcomes) != 1 {
@@ -249,8 +249,8 @@ func TestPrefixesStayAsTheyAre(t *testing.T) {
 		"a subscription nobody asks about": func(p *policy.Policy) { p.Resources[0].Subscription = "prod" },
 	} {
 		after := build(change)
-		if !slices.Equal(before.Prefixes4, after.Prefixes4) || !slices.Equal(before.Prefixes6, after.Prefixes6) {
-			t.Errorf("%s: prefixes %s %s before, %s %s after", name, written(before.Prefixes4), written(before.Prefixes6), written(after.Prefixes4), written(after.Prefixes6))
+		if !before.Prefixes4.Same(after.Prefixes4) || !before.Prefixes6.Same(after.Prefixes6) {
+			t.Errorf("%s: prefixes %s %s before, %s %s after", name, written(before.Prefixes4.Base), written(before.Prefixes6.Base), written(after.Prefixes4.Base), written(after.Prefixes6.Base))
 		}
 	}
 }
@@ -288,11 +288,11 @@ func TestTooManyMeanings(t *testing.T) {
 	}
 	const profiles = 3000 // each trusts 3000 tags, of one host each
 	p := profilesInOneWide(profiles)
-	p.ServiceTags = map[string][]netip.Prefix{}
+	p.ServiceTags = map[string]*policy.PrefixSet{}
 	var tags []string
 	for i := range profiles {
 		tags = append(tags, fmt.Sprint("tag-", i))
-		p.ServiceTags[tags[i]] = []netip.Prefix{memberAddress(2_000_000 + i)}
+		p.ServiceTags[tags[i]] = policy.NewPrefixSet([]netip.Prefix{memberAddress(2_000_000 + i)})
 	}
 	for i := range p.Perimeters[0].Profiles {
 		p.Perimeters[0].Profiles[i].AccessRules[0] = policy.AccessRule{Name: "tags", Direction: in, ServiceTags: tags}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/perimeterd/perimeterd/pkg/compile"
 	"github.com/perimeterd/perimeterd/pkg/policy"
+	"github.com/perimeterd/perimeterd/pkg/reference"
 	"github.com/perimeterd/perimeterd/tests/randompolicy"
 )
 
@@ -87,6 +88,13 @@ func copied(p *policy.Policy) *policy.Policy {
 	return &out
 }
 
+// sharesBase reports whether tables have the IPv4 prefixes of others, in the same
+// memory.
+func sharesBase(a, b *compile.Tables) bool {
+	x, y := a.Prefixes4.Base, b.Prefixes4.Base
+	return len(x) > 0 && len(y) > 0 && &x[0] == &y[0]
+}
+
 // TestCompilerRemembers: whatever was compiled before, the tables are those of a
 // compiler that knows of nothing.
 func TestCompilerRemembers(t *testing.T) {
@@ -116,7 +124,7 @@ func TestCompilerRemembers(t *testing.T) {
 				if !reflect.DeepEqual(got, want) || !reflect.DeepEqual(gotLegend, wantLegend) {
 					t.Fatalf("after a change of %s the tables are others than those of a new compiler", what)
 				}
-				if before != nil && len(got.Prefixes4) > 0 && len(before.Prefixes4) > 0 && &got.Prefixes4[0] == &before.Prefixes4[0] {
+				if before != nil && sharesBase(got, before) {
 					shared[what]++
 				}
 				before = got
@@ -130,5 +138,106 @@ func TestCompilerRemembers(t *testing.T) {
 	}
 	if shared["a prefix of a rule"] > shared["nothing"]/2 {
 		t.Errorf("prefixes are the same whatever changes: %v", shared)
+	}
+}
+
+// TestCompilerFollows: where a compiler keeps what it knows of many prefixes, and looks
+// at what was edited, the tables decide as the reference does, and give addresses one
+// class where those of a new compiler do.
+func TestCompilerFollows(t *testing.T) {
+	seed := compile.Seed(t)
+	changed, asked := 0, 0
+	for round := range uint64(60) {
+		r := rand.New(rand.NewPCG(seed, round))
+		p, facts := randompolicy.Policy(r, randompolicy.Typical())
+		facts.Names = nil
+		var c compile.Compiler
+		c.KeepAlways()
+		first := p
+		for step := range 12 {
+			switch {
+			case step == 11:
+				p = first
+			case step > 0:
+				p = copied(p)
+				editPrefixes(r, p)
+				if what := slices.Sorted(maps.Keys(edits)); r.IntN(3) == 0 {
+					edits[what[r.IntN(len(what))]](r, p, &facts)
+				}
+			}
+			tables, legend, err := c.Compile(p, &facts)
+			if err != nil {
+				break // two resources have one address
+			}
+			if len(tables.Prefixes4.Changes)+len(tables.Prefixes6.Changes) > 0 {
+				changed++
+			}
+			known := readTables(t, tables, legend, &facts)
+			anew := read(t, p, &facts)
+			e := reference.New(p, facts)
+			same, other := map[uint32]uint32{}, map[uint32]uint32{} // classes of either, by the other's
+			for range 150 {
+				pkt := randompolicy.Packet(r, p, facts)
+				got, want := known.class(pkt.Peer), anew.class(pkt.Peer)
+				if as, ok := same[want]; ok && as != got {
+					t.Fatalf("round %d, step %d: %s is of class %d, another of its kind of %d", round, step, pkt.Peer, got, as)
+				}
+				if as, ok := other[got]; ok && as != want {
+					t.Fatalf("round %d, step %d: %s is of class %d, as another that a new compiler tells from it", round, step, pkt.Peer, got)
+				}
+				same[want], other[got] = got, want
+				for _, direction := range []policy.Direction{in, out} {
+					got, want := known.judge(direction, pkt, facts.Now), e.Judge(direction, pkt)
+					if isForAll(pkt, &facts) && sameButForName(got, want, 0) {
+						got = want
+					}
+					if got != want {
+						t.Fatalf("round %d, step %d, %v of %+v:\n tables    %+v\n reference %+v", round, step, direction, pkt, got, want)
+					}
+					asked++
+				}
+			}
+			for family, of := range []compile.Prefixes{tables.Prefixes4, tables.Prefixes6} {
+				if fresh := []compile.Prefixes{anew.tables.Prefixes4, anew.tables.Prefixes6}[family]; of.Len() != fresh.Len() {
+					t.Errorf("round %d, step %d: %d prefixes, a new compiler has %d", round, step, of.Len(), fresh.Len())
+				}
+			}
+		}
+	}
+	t.Logf("%d decisions, %d tables with changes", asked, changed)
+	if changed < 100 {
+		t.Error("too few tables had changes to prove anything")
+	}
+}
+
+// editPrefixes adds prefixes to some lists of a policy and takes some away: in tags, as
+// a file of which a few lines change, and in rules.
+func editPrefixes(r *rand.Rand, p *policy.Policy) {
+	drawn := func(from netip.Prefix) netip.Prefix { // beside, around or inside it
+		bits := r.IntN(from.Addr().BitLen() + 1)
+		return netip.PrefixFrom(from.Addr(), bits).Masked()
+	}
+	p.ServiceTags = maps.Clone(p.ServiceTags)
+	for tag, set := range p.ServiceTags {
+		all := slices.Collect(set.All())
+		var added, removed []netip.Prefix
+		for i, of := range all {
+			if r.IntN(8) == 0 {
+				removed = append(removed, of)
+			}
+			if q := drawn(all[r.IntN(i+1)]); r.IntN(8) == 0 && !set.Has(q) && !slices.Contains(added, q) {
+				added = append(added, q)
+			}
+		}
+		p.ServiceTags[tag] = set.Edit(added, removed)
+	}
+	eachRule(p, func(rule *policy.AccessRule) {
+		if n := len(rule.AddressPrefixes); n > 1 && r.IntN(4) == 0 {
+			rule.AddressPrefixes = slices.Clone(rule.AddressPrefixes)
+			rule.AddressPrefixes[r.IntN(n)] = drawn(rule.AddressPrefixes[r.IntN(n)])
+		}
+	})
+	if rules := &p.Perimeters[0].Profiles[0].AccessRules; r.IntN(6) == 0 && len(*rules) > 1 {
+		*rules = (*rules)[1:]
 	}
 }

@@ -3,14 +3,18 @@
 // whose rules count for which member, and what the rules say for each port.
 //
 // It is pure Go: it never touches the kernel, the network or the clock, and the
-// same policy and facts always give the same tables. What a table means is
-// written in bpf/types.h.
+// same policy and facts always give the same tables, but for the numbers of classes
+// where a Compiler remembers many prefixes. What a table means is written in
+// bpf/types.h.
 //
 //	compile.go    the steps, and who is a member
 //	layers.go     what decides for a member: the order of the decision
 //	links.go      linked perimeters
 //	lists.go      lists of prefixes, each numbered once
-//	sweep.go      from all prefixes to their classes and members
+//	cover.go      what all prefixes make of the addresses, and what edits change
+//	sweep.go      from prefixes to their classes and members
+//	prefixes.go   prefixes with classes, and how they are found
+//	prefixchanges.go  how two lists of these differ
 //	carried.go    which members an address carries
 //	classes.go    ways to be covered by lists
 //	meanings.go   what a class means to a scope

@@ -8,6 +8,11 @@ import (
 
 var seedFlag = flag.Uint64("seed", 0, "seed of random tests; 0 = choose one and print it")
 
+// KeepAlways makes a compiler keep bases of few prefixes and many changes too.
+func (c *Compiler) KeepAlways() {
+	c.cover = &cover{changesMost: func(prefixes int) int { return prefixes }}
+}
+
 // Seed is that of a random test. It is printed, so that a failure can be repeated.
 func Seed(t *testing.T) uint64 {
 	t.Helper()

@@ -93,12 +93,12 @@ func (b *builder) layerItems(r *policy.Resource, s standing, direction policy.Di
 		if len(prefixes) == 0 {
 			prefixes = b.everyPeer
 		}
-		add(item{layer: layerFailsafe, lists: []listID{b.lists.ofPrefixes(prefixes)}, ports: f.Ports,
+		add(item{layer: layerFailsafe, lists: []listID{b.lists.ofPrefixes("failsafe "+f.Name, prefixes)}, ports: f.Ports,
 			outcome: Outcome{Reason: policy.ReasonFailsafe, Rule: f.Name}})
 	}
 	for i := range b.policy.PrivateEndpoints {
 		if e := &b.policy.PrivateEndpoints[i]; len(e.AddressPrefixes) > 0 {
-			add(item{layer: layerPrivatePath, lists: []listID{b.lists.ofPrefixes(e.AddressPrefixes)},
+			add(item{layer: layerPrivatePath, lists: []listID{b.lists.ofPrefixes("private endpoint "+e.Name, e.AddressPrefixes)},
 				outcome: Outcome{Reason: policy.ReasonPrivatePath, Rule: e.Name}})
 		}
 	}
@@ -109,8 +109,9 @@ func (b *builder) layerItems(r *policy.Resource, s standing, direction policy.Di
 			add(item{layer: layerLinkedPerimeter, lists: l.peers,
 				outcome: Outcome{Reason: policy.ReasonLinkedPerimeter, Rule: l.name}})
 		}
-		b.addRules(add, layerAccessRules, policy.ReasonAccessRule, s.profile.AccessRules, direction)
-		items = b.numberSets(items, "profile "+profileName(s.perimeter.Name, s.profile.Name))
+		owner := "profile " + profileName(s.perimeter.Name, s.profile.Name)
+		b.addRules(add, ownRules{owner, layerAccessRules, policy.ReasonAccessRule, s.profile.AccessRules}, direction)
+		items = b.numberSets(items, owner)
 	}
 	b.addDefault(add, r, s.mode(), direction)
 	return b.addResolverAccess(b.numberSets(items, "resource "+r.Name))
@@ -134,7 +135,7 @@ func (b *builder) addDefault(add func(item), r *policy.Resource, mode policy.Acc
 	case !hasRules(r.Firewall, direction):
 		otherwise(policy.ReasonPublicAccessEnabled, policy.Allow, policy.Allow)
 	default:
-		b.addRules(add, layerFirewall, policy.ReasonFirewallRule, r.Firewall, direction)
+		b.addRules(add, ownRules{"resource " + r.Name, layerFirewall, policy.ReasonFirewallRule, r.Firewall}, direction)
 		otherwise(policy.ReasonNoFirewallRule, policy.Deny, policy.Deny)
 	}
 }
@@ -150,18 +151,26 @@ func hasRules(rules []policy.AccessRule, direction policy.Direction) bool {
 	return false
 }
 
+// ownRules is the rules of a profile or a resource.
+type ownRules struct {
+	owner  string
+	layer  layer
+	reason policy.Reason
+	rules  []policy.AccessRule
+}
+
 // addRules adds the rules of a direction that have not expired.
-func (b *builder) addRules(add func(item), at layer, reason policy.Reason, rules []policy.AccessRule, direction policy.Direction) {
-	for i := range rules {
-		rule := &rules[i]
+func (b *builder) addRules(add func(item), of ownRules, direction policy.Direction) {
+	for i := range of.rules {
+		rule := &of.rules[i]
 		if rule.Direction != direction || ended(rule.Expires, b.facts.Now) {
 			continue
 		}
 		if !rule.Expires.IsZero() && (b.tables.NextExpiry.IsZero() || rule.Expires.Before(b.tables.NextExpiry)) {
 			b.tables.NextExpiry = rule.Expires
 		}
-		add(item{layer: at, lists: b.selectorLists(rule), ports: rule.Ports, names: rule.FullyQualifiedDomainNames,
-			outcome: Outcome{Reason: reason, Rule: rule.Name, Expires: rule.Expires}})
+		add(item{layer: of.layer, lists: b.selectorLists(of.owner, rule), ports: rule.Ports, names: rule.FullyQualifiedDomainNames,
+			outcome: Outcome{Reason: of.reason, Rule: rule.Name, Expires: rule.Expires}})
 	}
 }
 
@@ -169,17 +178,17 @@ func ended(expires, now time.Time) bool {
 	return !expires.IsZero() && !now.Before(expires)
 }
 
-// selectorLists returns the lists of peers that a rule's selector means.
-func (b *builder) selectorLists(rule *policy.AccessRule) []listID {
+// selectorLists returns the lists of peers that the selector of an owner's rule means.
+func (b *builder) selectorLists(owner string, rule *policy.AccessRule) []listID {
 	var out []listID
 	if len(rule.AddressPrefixes) > 0 {
-		out = append(out, b.lists.ofPrefixes(rule.AddressPrefixes))
+		out = append(out, b.lists.ofPrefixes(owner+" rule "+rule.Name, rule.AddressPrefixes))
 	}
 	for _, subscription := range rule.Subscriptions {
 		out = append(out, b.lists.ofIdentity(ofSubscription, subscription))
 	}
 	for _, tag := range rule.ServiceTags {
-		out = append(out, b.lists.ofPrefixes(b.policy.ServiceTags[tag]))
+		out = append(out, b.lists.ofSet("service tag "+tag, b.policy.ServiceTags[tag]))
 	}
 	return out
 }

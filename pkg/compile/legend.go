@@ -81,7 +81,7 @@ func digestRules(rules []policy.AccessRule) string {
 	h := sha256.New()
 	for i := range rules {
 		r := &rules[i]
-		fmt.Fprintf(h, "%q %d %x %q %q %q %v %d %q\n", r.Name, r.Direction, fingerprintOf(r.AddressPrefixes), r.Subscriptions,
+		fmt.Fprintf(h, "%q %d %x %q %q %q %v %d %q\n", r.Name, r.Direction, policy.NewPrefixSet(r.AddressPrefixes).Fingerprint(), r.Subscriptions,
 			r.FullyQualifiedDomainNames, r.ServiceTags, r.Ports, r.Expires.UnixNano(), r.Description)
 	}
 	return hex.EncodeToString(h.Sum(nil))

@@ -1,10 +1,9 @@
 package compile
 
 import (
-	"cmp"
-	"encoding/binary"
 	"net/netip"
-	"slices"
+
+	"github.com/perimeterd/perimeterd/pkg/policy"
 )
 
 // listID numbers a prefix list, from 1: the peers that one selector means.
@@ -12,173 +11,24 @@ import (
 // same prefixes cost the kernel these prefixes once.
 type listID uint32
 
-// Tables by family are indexed with these.
-const (
-	family4 = iota
-	family6
-)
-
-func familyOf(a netip.Addr) int {
-	if a.Is4() {
-		return family4
-	}
-	return family6
-}
-
-// block is a prefix as sorting and nesting see it: the address left-aligned in
-// 128 bits. Blocks of the two families are never mixed.
-type block struct {
-	high, low uint64
-	bits      uint8
-}
-
-func blockOf(p netip.Prefix) block {
-	a := p.Addr()
-	if a.Is4() {
-		four := a.As4()
-		return block{high: uint64(binary.BigEndian.Uint32(four[:])) << 32, bits: uint8(p.Bits())}
-	}
-	sixteen := a.As16()
-	return block{
-		high: binary.BigEndian.Uint64(sixteen[:8]),
-		low:  binary.BigEndian.Uint64(sixteen[8:]),
-		bits: uint8(p.Bits()),
-	}
-}
-
-// prefix is the block as a prefix of a family.
-func (b block) prefix(family int) netip.Prefix {
-	var sixteen [16]byte
-	binary.BigEndian.PutUint64(sixteen[:8], b.high)
-	binary.BigEndian.PutUint64(sixteen[8:], b.low)
-	if family == family4 {
-		return netip.PrefixFrom(netip.AddrFrom4([4]byte(sixteen[:4])), int(b.bits))
-	}
-	return netip.PrefixFrom(netip.AddrFrom16(sixteen), int(b.bits))
-}
-
-// contains reports whether other is b or inside it.
-func (b block) contains(other block) bool {
-	if b.bits > other.bits {
-		return false
-	}
-	if b.bits <= 64 {
-		return (b.high^other.high)>>(64-b.bits) == 0
-	}
-	return b.high == other.high && (b.low^other.low)>>(128-b.bits) == 0
-}
-
-// compareBlocks orders by address, and of one address the wider first: so that
-// a prefix comes right before all it contains.
-func compareBlocks(a, b block) int {
-	if c := cmp.Compare(a.high, b.high); c != 0 {
-		return c
-	}
-	if c := cmp.Compare(a.low, b.low); c != 0 {
-		return c
-	}
-	return cmp.Compare(a.bits, b.bits)
-}
-
-// comparePrefixes orders by family, then as compareBlocks.
-func comparePrefixes(a, b netip.Prefix) int {
-	if c := cmp.Compare(a.Addr().BitLen(), b.Addr().BitLen()); c != 0 {
-		return c
-	}
-	return compareBlocks(blockOf(a), blockOf(b))
+// lists numbers every prefix list of a policy and collects the prefixes. A list has
+// the number that it had in the policy before, also where it was edited since.
+type lists struct {
+	before    *lists // nil: there was none
+	next      listID
+	bySlice   map[sliceKey]*policy.PrefixSet
+	byContent map[uint64][]owned // by fingerprint
+	byOrigin  map[policy.Origin]listID
+	byUse     map[string]listID // by what names it in the policy
+	byName    map[string]listID
+	owned     []owned
+	taken     map[listID]bool // numbers that stand for a list of this policy
 }
 
 // owned is the prefixes that a list, or a resource, has.
 type owned struct {
-	owner    uint32 // a listID, or ofResource with an index into Policy.Resources
-	prefixes []netip.Prefix
-}
-
-// mark says that a list, or a resource, has a prefix.
-type mark struct {
-	block
-	owner uint32 // as in owned
-}
-
-const ofResource = 1 << 31
-
-func compareMarks(a, b mark) int {
-	if c := compareBlocks(a.block, b.block); c != 0 {
-		return c
-	}
-	return cmp.Compare(a.owner, b.owner)
-}
-
-// marksOf sorts the prefixes of a family by place.
-func marksOf(all []owned, family int) []mark {
-	count := 0
-	for _, o := range all {
-		for _, p := range o.prefixes {
-			if familyOf(p.Addr()) == family {
-				count++
-			}
-		}
-	}
-	marks := make([]mark, 0, count)
-	for _, o := range all {
-		for _, p := range o.prefixes {
-			if familyOf(p.Addr()) == family {
-				marks = append(marks, mark{blockOf(p), o.owner})
-			}
-		}
-	}
-	return sortedMarks(marks)
-}
-
-// sortedMarks sorts marks, which it may change, by merging what is in order already:
-// lists come sorted, and a million of them with a few before and behind would be
-// all but unsorted to an ordinary sort.
-func sortedMarks(marks []mark) []mark {
-	ends := []int{0} // of what is in order
-	for i := 1; i <= len(marks); i++ {
-		if i == len(marks) || compareMarks(marks[i-1], marks[i]) > 0 {
-			ends = append(ends, i)
-		}
-	}
-	if len(ends) > len(marks)/8 {
-		slices.SortFunc(marks, compareMarks)
-		return marks
-	}
-	from, to := marks, make([]mark, len(marks))
-	for len(ends) > 2 {
-		kept := ends[:1]
-		for i := 2; i <= len(ends); i += 2 {
-			first, middle, end := ends[i-2], ends[i-1], ends[min(i, len(ends)-1)]
-			merge(to[first:first:end], from[first:middle], from[middle:end])
-			kept = append(kept, end)
-		}
-		ends = kept
-		from, to = to, from
-	}
-	return from
-}
-
-// merge appends the marks of two sorted lists to one.
-func merge(to, a, b []mark) {
-	for len(a) > 0 && len(b) > 0 {
-		if compareMarks(a[0], b[0]) <= 0 {
-			to, a = append(to, a[0]), a[1:]
-		} else {
-			to, b = append(to, b[0]), b[1:]
-		}
-	}
-	_ = append(append(to, a...), b...) // within its capacity
-}
-
-// lists numbers every prefix list of the policy and collects the prefixes.
-type lists struct {
-	bySlice   map[sliceKey]listID
-	byContent map[uint64][]knownList // by fingerprint
-	byName    map[string]listID
-	next      listID
-	owned     []owned
-	before    map[sliceKey]uint64 // fingerprints from an earlier compilation
-	taken     map[sliceKey]uint64 // fingerprints of this one
+	owner uint32 // as in mark
+	set   *policy.PrefixSet
 }
 
 // sliceKey tells a slice of the policy, which nobody changes, from any other.
@@ -194,47 +44,78 @@ func keyOf(prefixes []netip.Prefix) sliceKey {
 	return sliceKey{&prefixes[0], len(prefixes)}
 }
 
-type knownList struct {
-	prefixes []netip.Prefix
-	id       listID
-}
-
-// newLists takes the fingerprints that an earlier compilation took, if there was one.
-func newLists(before map[sliceKey]uint64) *lists {
-	return &lists{
-		bySlice: map[sliceKey]listID{}, byContent: map[uint64][]knownList{}, byName: map[string]listID{},
-		before: before, taken: map[sliceKey]uint64{},
+// newLists follows the lists of the policy that was compiled before, if there was one.
+func newLists(before *lists) *lists {
+	l := &lists{
+		before: before, bySlice: map[sliceKey]*policy.PrefixSet{}, byContent: map[uint64][]owned{},
+		byOrigin: map[policy.Origin]listID{}, byUse: map[string]listID{}, byName: map[string]listID{}, taken: map[listID]bool{},
 	}
+	if before == nil {
+		l.before = &lists{}
+	}
+	l.before.before = nil // and so on
+	l.next = l.before.next
+	return l
 }
 
-// ofPrefixes returns the list of exactly these prefixes, in whatever order. The
-// slice must not change afterwards.
-func (l *lists) ofPrefixes(prefixes []netip.Prefix) listID {
-	// Rules are asked about once for each scope they are part of.
+// forgotten reports whether most numbers stand for lists that are no more.
+func (l *lists) forgotten() bool {
+	const few = 1 << 10
+	return int(l.next) > few+2*(len(l.taken)+len(l.byName))
+}
+
+// ofPrefixes returns the list of exactly these prefixes, in whatever order, which the
+// policy names at a place. The slice must not change afterwards.
+func (l *lists) ofPrefixes(use string, prefixes []netip.Prefix) listID {
+	return l.ofSet(use, l.setOf(prefixes))
+}
+
+// setOf makes a set of prefixes once, however often they are asked about.
+func (l *lists) setOf(prefixes []netip.Prefix) *policy.PrefixSet {
 	key := keyOf(prefixes)
-	id, ok := l.bySlice[key]
-	if !ok {
-		id = l.byPrefixes(key, prefixes)
-		l.bySlice[key] = id
+	set := l.bySlice[key]
+	if set == nil {
+		if set = l.before.bySlice[key]; set == nil {
+			set = policy.NewPrefixSet(prefixes)
+		}
+		l.bySlice[key] = set
 	}
+	return set
+}
+
+// ofSet returns the list of exactly these prefixes, which the policy names at a place.
+func (l *lists) ofSet(use string, set *policy.PrefixSet) listID {
+	id := l.withContent(set)
+	if id == 0 {
+		id = l.numberFor(use, set)
+		l.taken[id] = true
+		l.byOrigin[set.Origin()] = id
+		l.byContent[set.Fingerprint()] = append(l.byContent[set.Fingerprint()], owned{uint32(id), set})
+		l.owned = append(l.owned, owned{uint32(id), set})
+	}
+	l.byUse[use] = id
 	return id
 }
 
-func (l *lists) byPrefixes(key sliceKey, prefixes []netip.Prefix) listID {
-	fingerprint, known := l.before[key]
-	if !known {
-		fingerprint = fingerprintOf(prefixes)
-	}
-	l.taken[key] = fingerprint
-	for _, known := range l.byContent[fingerprint] {
-		if sameSet(known.prefixes, prefixes) {
-			return known.id
+// withContent returns the list of exactly these prefixes, 0 if there is none yet.
+func (l *lists) withContent(set *policy.PrefixSet) listID {
+	for _, known := range l.byContent[set.Fingerprint()] {
+		if known.set.Equal(set) {
+			return listID(known.owner)
 		}
 	}
-	id := l.allocate()
-	l.byContent[fingerprint] = append(l.byContent[fingerprint], knownList{prefixes, id})
-	l.owned = append(l.owned, owned{uint32(id), prefixes})
-	return id
+	return 0
+}
+
+// numberFor returns the number that a list had in the policy before, or the one that
+// it was edited from, or that stood in its place; else a new one.
+func (l *lists) numberFor(use string, set *policy.PrefixSet) listID {
+	for _, id := range []listID{l.before.withContent(set), l.before.byOrigin[set.Origin()], l.before.byUse[use]} {
+		if id != 0 && !l.taken[id] {
+			return id
+		}
+	}
+	return l.allocate()
 }
 
 // ofIdentity returns the list of the resources that share a name: a
@@ -244,7 +125,9 @@ func (l *lists) ofIdentity(kind, name string) listID {
 	key := identityKey(kind, name)
 	id, ok := l.byName[key]
 	if !ok {
-		id = l.allocate()
+		if id = l.before.byName[key]; id == 0 {
+			id = l.allocate()
+		}
 		l.byName[key] = id
 	}
 	return id
@@ -265,37 +148,5 @@ func (l *lists) allocate() listID {
 
 // addResource enters the prefixes of a resource.
 func (l *lists) addResource(resource int, prefixes []netip.Prefix) {
-	l.owned = append(l.owned, owned{ofResource | uint32(resource), prefixes})
-}
-
-// fingerprintOf is equal for equal sets of prefixes, whatever their order, and
-// hardly ever for others. It is the same in every process.
-func fingerprintOf(prefixes []netip.Prefix) uint64 {
-	sum := uint64(len(prefixes))
-	for _, p := range prefixes {
-		b := blockOf(p)
-		h := scramble(b.high)
-		h = scramble(h ^ b.low)
-		sum += scramble(h ^ uint64(b.bits)<<1 ^ uint64(familyOf(p.Addr())))
-	}
-	return sum
-}
-
-// scramble is the finalizer of SplitMix64: every bit of x moves every bit of the
-// result.
-func scramble(x uint64) uint64 {
-	x += 0x9e3779b97f4a7c15
-	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
-	x = (x ^ x>>27) * 0x94d049bb133111eb
-	return x ^ x>>31
-}
-
-// sameSet reports whether two lists hold the same prefixes in any order.
-func sameSet(a, b []netip.Prefix) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	return slices.Equal(a, b) || slices.Equal(
-		slices.SortedFunc(slices.Values(a), comparePrefixes),
-		slices.SortedFunc(slices.Values(b), comparePrefixes))
+	l.owned = append(l.owned, owned{ofResource | uint32(resource), l.setOf(prefixes)})
 }

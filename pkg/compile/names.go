@@ -105,7 +105,7 @@ func (b *builder) addResolverAccess(items []item) []item {
 		return items
 	}
 	access := item{
-		layer: layerResolvers, lists: []listID{b.lists.ofPrefixes(b.resolvers)}, ports: b.resolverPorts(),
+		layer: layerResolvers, lists: []listID{b.lists.ofPrefixes("resolvers", b.resolvers)}, ports: b.resolverPorts(),
 		outcome: Outcome{Reason: policy.ReasonResolverAccess, Direction: policy.Outbound, Expires: named[0].outcome.Expires},
 	}
 	for _, it := range named { // it ends with the last of the rules

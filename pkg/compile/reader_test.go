@@ -20,6 +20,7 @@ type reader struct {
 	legend  *compile.Legend
 	locals  bart.Table[compile.Local]
 	classes bart.Table[uint32]
+	changed bart.Table[uint32]             // counts before classes
 	meaning map[[2]uint32]compile.SpanList // by scope and class
 	learnt  map[uint32]map[opened]bool     // by scope
 }
@@ -34,13 +35,23 @@ type opened struct {
 func read(t *testing.T, p *policy.Policy, facts *policy.Facts) *reader {
 	t.Helper()
 	tables, legend := compiled(t, p, facts)
+	return readTables(t, tables, legend, facts)
+}
+
+func readTables(t *testing.T, tables *compile.Tables, legend *compile.Legend, facts *policy.Facts) *reader {
+	t.Helper()
 	checkForm(t, tables)
 	r := &reader{tables: tables, legend: legend, meaning: map[[2]uint32]compile.SpanList{}}
 	for _, l := range tables.Locals {
 		r.locals.Insert(l.Prefix, l)
 	}
-	for _, prefix := range slices.Concat(tables.Prefixes4, tables.Prefixes6) {
-		r.classes.Insert(prefix.Prefix, prefix.Class)
+	for _, of := range []compile.Prefixes{tables.Prefixes4, tables.Prefixes6} {
+		for _, p := range of.Base {
+			r.classes.Insert(p.Prefix, p.Class)
+		}
+		for _, p := range of.Changes {
+			r.changed.Insert(p.Prefix, p.Class)
+		}
 	}
 	for _, s := range tables.ScopeClasses {
 		r.meaning[[2]uint32{s.Scope, s.Class}] = s.Meaning
@@ -77,8 +88,10 @@ func checkForm(t *testing.T, tables *compile.Tables) {
 			}
 		}
 	}
-	ordered("Prefixes4", tables.Prefixes4)
-	ordered("Prefixes6", tables.Prefixes6)
+	ordered("Prefixes4", tables.Prefixes4.Base)
+	ordered("Prefixes6", tables.Prefixes6.Base)
+	ordered("the changes of Prefixes4", tables.Prefixes4.Changes)
+	ordered("the changes of Prefixes6", tables.Prefixes6.Changes)
 	for i := 1; i < len(tables.Locals); i++ {
 		if byAddress(tables.Locals[i-1].Prefix, tables.Locals[i].Prefix) >= 0 {
 			t.Errorf("Locals: %s stands before %s", tables.Locals[i-1].Prefix, tables.Locals[i].Prefix)
@@ -216,17 +229,25 @@ func before(reason policy.Reason) int {
 // class is that of a peer. bart does not take IPv4-mapped addresses for IPv6.
 func (r *reader) class(peer netip.Addr) uint32 {
 	if !peer.Is4In6() {
-		class, _ := r.classes.Lookup(peer)
+		class, changed := r.changed.Lookup(peer)
+		if !changed {
+			class, _ = r.classes.Lookup(peer)
+		}
 		return class
 	}
-	var class uint32
-	bits := -1
-	for _, p := range r.tables.Prefixes6 {
-		if p.Prefix.Contains(peer) && p.Prefix.Bits() > bits {
-			class, bits = p.Class, p.Prefix.Bits()
+	for _, list := range [][]compile.PrefixClass{r.tables.Prefixes6.Changes, r.tables.Prefixes6.Base} {
+		var class uint32
+		bits := -1
+		for _, p := range list {
+			if p.Prefix.Contains(peer) && p.Prefix.Bits() > bits {
+				class, bits = p.Class, p.Prefix.Bits()
+			}
+		}
+		if bits >= 0 {
+			return class
 		}
 	}
-	return class
+	return 0
 }
 
 // isMulticast reports an address of several hosts. All of them share a local.

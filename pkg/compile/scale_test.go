@@ -104,7 +104,7 @@ func members(n int) []policy.Resource {
 
 func prefixesInOneTag(n int) (*policy.Policy, *policy.Facts) {
 	p := onePerimeter(members(1), policy.AccessRule{Name: "tag", Direction: policy.Inbound, ServiceTags: []string{"tag"}})
-	p.ServiceTags = map[string][]netip.Prefix{"tag": distinct(source(), n)}
+	p.ServiceTags = map[string]*policy.PrefixSet{"tag": policy.NewPrefixSet(distinct(source(), n))}
 	return p, largeHost(false)
 }
 
@@ -238,7 +238,7 @@ func TestScale(t *testing.T) {
 			before, small := compileTime(t, l, n/step)
 			took, tables := compileTime(t, l, n)
 			t.Logf("%d: %v, %d prefixes, %d meanings, %d spans; %d: %v", n, took.Round(time.Millisecond),
-				len(tables.Prefixes4)+len(tables.Prefixes6), len(tables.ScopeClasses), len(tables.Spans), n/step, before.Round(time.Millisecond))
+				tables.Prefixes4.Len()+tables.Prefixes6.Len(), len(tables.ScopeClasses), len(tables.Spans), n/step, before.Round(time.Millisecond))
 			// Time is rough even so: what fails is far outside.
 			if took > 3*limit {
 				t.Errorf("%d %s took %v, want %v", n, l.name, took, limit)
@@ -253,7 +253,7 @@ func TestScale(t *testing.T) {
 }
 
 func entries(tables *compile.Tables) int {
-	return len(tables.Locals) + len(tables.Prefixes4) + len(tables.Prefixes6) + len(tables.ScopeClasses) + len(tables.Spans)
+	return len(tables.Locals) + tables.Prefixes4.Len() + tables.Prefixes6.Len() + len(tables.ScopeClasses) + len(tables.Spans)
 }
 
 // compileTime compiles a policy of this size and returns the CPU time it took.
@@ -360,7 +360,7 @@ func BenchmarkCompile(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
-			b.ReportMetric(float64(len(tables.Prefixes4)+len(tables.Prefixes6)), "prefixes")
+			b.ReportMetric(float64(tables.Prefixes4.Len()+tables.Prefixes6.Len()), "prefixes")
 			b.ReportMetric(float64(len(tables.ScopeClasses)), "meanings")
 			b.ReportMetric(float64(len(tables.Spans)), "spans")
 		})

@@ -64,7 +64,7 @@ func TestServiceTags(t *testing.T) {
 	var all []netip.Prefix
 	var rules bart.Table[string] // by prefix: the first rule by name that has it
 	for _, rule := range p.Perimeters[0].Profiles[0].AccessRules {
-		for _, prefix := range p.ServiceTags[rule.ServiceTags[0]] {
+		for prefix := range p.ServiceTags[rule.ServiceTags[0]].All() {
 			if name, known := rules.Get(prefix); !known || rule.Name < name {
 				rules.Insert(prefix, rule.Name)
 			}
@@ -72,7 +72,7 @@ func TestServiceTags(t *testing.T) {
 		}
 	}
 	t.Logf("%d rules, %d prefixes, %d of them different; %d in the tables, %d meanings", len(p.Perimeters[0].Profiles[0].AccessRules),
-		len(all), rules.Size(), len(r.tables.Prefixes4)+len(r.tables.Prefixes6), len(r.tables.ScopeClasses))
+		len(all), rules.Size(), r.tables.Prefixes4.Len()+r.tables.Prefixes6.Len(), len(r.tables.ScopeClasses))
 	allowed, denied := 0, 0
 	for range 50_000 {
 		peer := nearEdge(source, all[source.IntN(len(all))])

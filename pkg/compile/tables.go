@@ -2,7 +2,6 @@ package compile
 
 import (
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/perimeterd/perimeterd/pkg/policy"
@@ -14,9 +13,8 @@ type Tables struct {
 	// Locals says which members an address carries. Sorted by prefix, IPv4
 	// first; the longest prefix that holds an address counts.
 	Locals []Local
-	// Prefixes4 and Prefixes6 give every prefix of the policy its class. Sorted
-	// by address, then length. An address in none of them is of class 0.
-	Prefixes4, Prefixes6 []PrefixClass
+	// Prefixes4 and Prefixes6 give the peers their classes.
+	Prefixes4, Prefixes6 Prefixes
 	// ScopeClasses says what a class of peers means to a scope, where it means
 	// something else than Member.Otherwise. Sorted.
 	ScopeClasses []ScopeClass
@@ -57,18 +55,6 @@ type Local struct {
 	Strict   [2]bool  // by policy.Direction: one of its members is strict
 	Audit    bool     // one of its members is in Audit
 	Own      bool     // an address of this host itself, not of what lives behind it
-}
-
-// PrefixClass gives a prefix its class.
-type PrefixClass struct {
-	Prefix netip.Prefix
-	Class  uint32
-}
-
-// SamePrefixes reports whether two tables say the same, at once where a Compiler
-// remembered them.
-func SamePrefixes(a, b []PrefixClass) bool {
-	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b))
 }
 
 // ScopeClass says what a class means to a scope.

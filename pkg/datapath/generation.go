@@ -27,7 +27,7 @@ type generation struct {
 	tables *compile.Tables
 	marks  localMarks
 
-	built4, built6 builtPrefixes
+	index4, index6 perimeterFamilyIndex // how its prefixes are found
 
 	adding sync.Mutex           // while it is built, by several at once
 	maps   map[string]*ebpf.Map // by name of the outer map
@@ -430,7 +430,7 @@ func (d *Datapath) install(g *generation) (err error) {
 	if err := d.objects.MarkedLocals.Put(g.slot(), perimeterLocalMarks(g.marks)); err != nil {
 		return fmt.Errorf("marked_locals: %w", err)
 	}
-	index := perimeterPrefixIndex{Of4: g.built4.index, Of6: g.built6.index}
+	index := perimeterPrefixIndex{Of4: g.index4, Of6: g.index6}
 	if err := d.objects.PrefixIndexes.Put(g.slot(), index); err != nil {
 		return fmt.Errorf("prefix_indexes: %w", err)
 	}
@@ -474,7 +474,7 @@ func (d *Datapath) Prefixes() Prefixes {
 		return Prefixes{}
 	}
 	t := d.inForce.tables
-	p := Prefixes{IPv4: len(t.Prefixes4), IPv6: len(t.Prefixes6)}
+	p := Prefixes{IPv4: t.Prefixes4.Len(), IPv6: t.Prefixes6.Len()}
 	for _, m := range d.inForce.maps {
 		if m.Type() == ebpf.LPMTrie { // max_entries is what it was made for, and filled with
 			p.Bytes += int64(bytesPerPrefix) * int64(m.MaxEntries())

@@ -72,7 +72,7 @@ func TestGenerationsOfAllForms(t *testing.T) {
 				must(t, err)
 				want := best(lists, peer)
 				if rule := legend.Outcomes[got.Outcome].Rule; rule != want || (got.Verdict == policy.Allow) != (want != "") {
-					t.Fatalf("step %d, %s: %s: the kernel says %v by rule %q, the lists say %q; %d prefixes, %+v", step, what, peer, got.Verdict, rule, want, len(all), [...]perimeterFamilyIndex{r.inForce.built4.index, r.inForce.built6.index})
+					t.Fatalf("step %d, %s: %s: the kernel says %v by rule %q, the lists say %q; %d prefixes, %+v", step, what, peer, got.Verdict, rule, want, len(all), [...]perimeterFamilyIndex{r.inForce.index4, r.inForce.index6})
 				}
 			}
 		}

@@ -177,7 +177,7 @@ perimeters:
 	var all []netip.Prefix
 	for i, tag := range tags {
 		l := listRule{name: fmt.Sprintf("tag-%04d", i), table: new(bart.Lite)}
-		for _, prefix := range p.ServiceTags[tag] {
+		for prefix := range p.ServiceTags[tag].All() {
 			l.table.Insert(prefix)
 			all = append(all, prefix)
 		}

@@ -2,132 +2,13 @@ package datapath
 
 import (
 	"errors"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
 
-	"github.com/gaissmai/bart"
-
 	"github.com/perimeterd/perimeterd/pkg/compile"
 	"github.com/perimeterd/perimeterd/pkg/policy"
 )
-
-// classed gives prefixes classes, and sorts them. Like compile.Tables it leaves out
-// what is of the class around it.
-func classed(source *rand.Rand, classes uint32, prefixes []netip.Prefix) []compile.PrefixClass {
-	slices.SortFunc(prefixes, netip.Prefix.Compare)
-	var out []compile.PrefixClass
-	var table bart.Table[uint32]
-	for _, p := range slices.Compact(prefixes) {
-		class := source.Uint32N(classes)
-		if around, _ := table.LookupPrefix(p); around == class {
-			continue
-		}
-		table.Insert(p, class)
-		out = append(out, compile.PrefixClass{Prefix: p, Class: class})
-	}
-	return out
-}
-
-// edited is prefixes with some gone, some new, and some of another class.
-func edited(source *rand.Rand, prefixes []compile.PrefixClass, edits int, another func() netip.Prefix) []compile.PrefixClass {
-	table := map[netip.Prefix]uint32{}
-	for _, p := range prefixes {
-		table[p.Prefix] = p.Class
-	}
-	for range edits {
-		p := prefixes[source.IntN(len(prefixes))]
-		switch source.IntN(3) {
-		case 0:
-			delete(table, p.Prefix)
-		case 1:
-			table[p.Prefix] = 1 + source.Uint32N(3)
-		case 2:
-			table[another()] = 1 + source.Uint32N(3)
-		}
-	}
-	var out []compile.PrefixClass
-	for p, class := range table {
-		out = append(out, compile.PrefixClass{Prefix: p, Class: class})
-	}
-	slices.SortFunc(out, func(a, b compile.PrefixClass) int { return a.Prefix.Compare(b.Prefix) })
-	return out
-}
-
-func tableOf(prefixes []compile.PrefixClass) *bart.Table[uint32] {
-	table := new(bart.Table[uint32])
-	for _, p := range prefixes {
-		table.Insert(p.Prefix, p.Class)
-	}
-	return table
-}
-
-// TestChangesOf: an address is of the class that the changes give it, or else of
-// the one that the tables built before do.
-func TestChangesOf(t *testing.T) {
-	source := seeded(t)
-	differ := 0
-	for range 3000 {
-		v4, dense := source.IntN(2) == 0, source.IntN(2) == 0
-		another := func() netip.Prefix {
-			a := anywhere(source, v4)
-			if dense { // all within sixteen bits
-				b := a.AsSlice()
-				copy(b, []byte{10, 1})
-				if !v4 {
-					copy(b, "\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00")
-				}
-				a, _ = netip.AddrFromSlice(b)
-			}
-			return netip.PrefixFrom(a, source.IntN(a.BitLen()+1)).Masked()
-		}
-		var drawn []netip.Prefix
-		for range 1 + source.IntN(40) {
-			drawn = append(drawn, another())
-		}
-		built := classed(source, 4, drawn)
-		if len(built) == 0 {
-			continue
-		}
-		wanted := edited(source, built, source.IntN(8), another)
-		changes, few := changesOf(built, wanted, len(built)+len(wanted))
-		if !few {
-			t.Fatalf("%d changes of %d and %d prefixes are more than all", len(changes), len(built), len(wanted))
-		}
-		if !slices.IsSortedFunc(changes, func(a, b compile.PrefixClass) int { return a.Prefix.Compare(b.Prefix) }) {
-			t.Fatalf("the changes are out of order: %v", changes)
-		}
-		was, is, change := tableOf(built), tableOf(wanted), tableOf(changes)
-		for range 200 {
-			all := slices.Concat(built, wanted)
-			a := around(source, all[source.IntN(len(all))].Prefix)
-			before, _ := was.Lookup(a)
-			want, _ := is.Lookup(a)
-			got, changed := change.Lookup(a)
-			if !changed {
-				got = before
-			}
-			if got != want {
-				t.Fatalf("%s is of class %d (changed: %t), want %d\nbuilt   %v\nwanted  %v\nchanges %v", a, got, changed, want, built, wanted, changes)
-			}
-			if before != want {
-				differ++
-			}
-		}
-		if len(changes) > 0 {
-			if _, few := changesOf(built, wanted, len(changes)-1); few {
-				t.Fatalf("%d changes are no more than %d", len(changes), len(changes)-1)
-			}
-		}
-		if changes, few := changesOf(wanted, slices.Clone(wanted), 0); len(changes) > 0 || !few {
-			t.Fatalf("%v are changes of nothing", changes)
-		}
-	}
-	if differ < 1000 {
-		t.Errorf("%d addresses changed their class: too few to prove anything", differ)
-	}
-}
 
 // TestChangesInForce: policies that differ little from the one that the tables were
 // made for share its tables and are judged by as if they had tables of their own.
@@ -141,9 +22,9 @@ func TestChangesInForce(t *testing.T) {
 	} {
 		t.Run(k.name, func(t *testing.T) {
 			r := newRig(t, Options{})
-			outer, built := "prefixes6", func() builtPrefixes { return r.inForce.built6 }
+			outer, index := "prefixes6", func() perimeterFamilyIndex { return r.inForce.index6 }
 			if k.v4 {
-				outer, built = "prefixes4", func() builtPrefixes { return r.inForce.built4 }
+				outer, index = "prefixes4", func() perimeterFamilyIndex { return r.inForce.index4 }
 			}
 			id := func() (id any) {
 				info, err := r.inForce.maps[outer].Info()
@@ -160,7 +41,7 @@ func TestChangesInForce(t *testing.T) {
 			all := slices.Clone(original)
 			hold(all)
 			first := id()
-			if built().index.Changes != 0 {
+			if index().Changes != 0 {
 				t.Error("new tables have changes")
 			}
 			for round := range 3 {
@@ -171,7 +52,7 @@ func TestChangesInForce(t *testing.T) {
 				slices.SortFunc(all, netip.Prefix.Compare)
 				all = slices.Compact(all)
 				hold(all)
-				if id() != first || built().index.Changes != 1 {
+				if id() != first || index().Changes != 1 {
 					t.Errorf("round %d: few changes have made new tables", round)
 				}
 				// One that fails at the last moment has changed nothing that the next builds on.
@@ -182,7 +63,7 @@ func TestChangesInForce(t *testing.T) {
 				}
 			}
 			hold(slices.Clone(original))
-			if id() != first || built().index.Changes != 0 {
+			if id() != first || index().Changes != 0 {
 				t.Error("what the tables were made for still has changes")
 			}
 			hold(original[:k.many/3])
@@ -191,7 +72,7 @@ func TestChangesInForce(t *testing.T) {
 			}
 			all = k.make(source)
 			hold(all)
-			if id() == first || built().index.Changes != 0 {
+			if id() == first || index().Changes != 0 {
 				t.Error("a policy of quite other prefixes shares tables")
 			}
 		})

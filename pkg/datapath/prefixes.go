@@ -3,6 +3,7 @@ package datapath
 import (
 	"errors"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -18,7 +19,7 @@ import (
 //   - in front of any of these: marks, where most addresses would have none.
 //
 // Tables of many prefixes stay where they are while the policy changes little: what
-// it changed is in a table before them (prefixchanges.go).
+// it changed is in a table before them (compile.Prefixes).
 const (
 	// marksMin is from how many on marks are asked first: below, a trie costs no more.
 	marksMin = 256
@@ -57,7 +58,7 @@ func (d *Datapath) buildPrefixes4(g *generation) (err error) {
 		trie: "prefixes4", hosts: "prefix_hosts4", marks: "prefix_marks4", changes: "prefix_changes4", runs: "prefix_runs4",
 		prefix: prefixKey4, host: key4,
 	}
-	g.built4, err = of.build(d, g, d.before().built4, g.tables.Prefixes4)
+	g.index4, err = of.build(d, g, d.before().index4, d.before().tables.Prefixes4, g.tables.Prefixes4)
 	return err
 }
 
@@ -66,48 +67,33 @@ func (d *Datapath) buildPrefixes6(g *generation) (err error) {
 		trie: "prefixes6", hosts: "prefix_hosts6", marks: "prefix_marks6", changes: "prefix_changes6",
 		prefix: prefixKey6, host: key6,
 	}
-	g.built6, err = of.build(d, g, d.before().built6, g.tables.Prefixes6)
+	g.index6, err = of.build(d, g, d.before().index6, d.before().tables.Prefixes6, g.tables.Prefixes6)
 	return err
 }
 
-// builtPrefixes is what the tables of a family hold, changes apart.
-type builtPrefixes struct {
-	known    bool
-	prefixes []compile.PrefixClass
-	index    perimeterFamilyIndex
-}
-
-// build makes the tables of prefixes, or takes those in force and says what has
-// changed since: most edits of a policy change no prefix or few, and a trie of a
-// million takes a second to load.
-func (of *familyTables[P, H]) build(d *Datapath, g *generation, before builtPrefixes, prefixes []compile.PrefixClass) (builtPrefixes, error) {
-	var changes []compile.PrefixClass
-	few := false
-	// Of a wide prefix that is gone with all in it there is one change, but a table to free.
-	if before.known && len(prefixes) >= len(before.prefixes)/2 {
-		changes, few = changesOf(before.prefixes, prefixes, changesMost(len(before.prefixes)))
-	}
-	if !few {
-		index, err := of.fill(d, g, prefixes)
-		return builtPrefixes{true, prefixes, index}, errors.Join(err, of.change(d, g, nil))
-	}
+// build makes the tables of prefixes, or takes over those in force as far as they say
+// the same: most edits of a policy change no prefix or few, and a trie of a million
+// takes a second to load.
+func (of *familyTables[P, H]) build(d *Datapath, g *generation, index perimeterFamilyIndex, before, prefixes compile.Prefixes) (perimeterFamilyIndex, error) {
 	outers := []string{of.trie, of.hosts, of.marks}
 	if of.runs != "" {
 		outers = append(outers, of.runs)
 	}
-	if err := g.takeOver(d.inForce, outers...); err != nil {
-		return before, err
+	shared, err := d.share(g, compile.SameClasses(before.Base, prefixes.Base), outers...)
+	if !shared && err == nil {
+		index, err = of.fill(d, g, prefixes.Base)
 	}
-	if len(changes) > 0 {
-		before.index.Changes = 1
-		return before, of.change(d, g, changes)
+	if err != nil {
+		return index, err
 	}
-	before.prefixes = prefixes // equal, and what the next are likely to be
-	if before.index.Changes == 0 {
-		return before, g.takeOver(d.inForce, of.changes)
+	index.Changes = 0
+	if len(prefixes.Changes) > 0 {
+		index.Changes = 1
 	}
-	before.index.Changes = 0
-	return before, of.change(d, g, nil)
+	if shared, err := d.share(g, slices.Equal(before.Changes, prefixes.Changes), of.changes); shared || err != nil {
+		return index, err
+	}
+	return index, of.change(d, g, prefixes.Changes)
 }
 
 // change makes the table of changes.

@@ -116,9 +116,9 @@ func TestPrefixForms(t *testing.T) {
 			all := k.make(source)
 			rules, lists := dealt(toAny(source), all)
 			r.holdAgainstLists(t, source, memberPolicy(policy.Enforced, rules...), lists, all, 4000)
-			index := r.inForce.built4.index
+			index := r.inForce.index4
 			if !k.v4 {
-				index = r.inForce.built6.index
+				index = r.inForce.index6
 			}
 			if index.Runs == 1 != k.runs || index.Hosts == 1 != k.hosts || index.OnlyHosts == 1 != k.onlyHosts || index.Marks.Bits != 0 != k.marks {
 				t.Errorf("the tables have another form than this test is for: %+v", index)

@@ -21,6 +21,8 @@ type rig struct {
 	host    *world.Host
 	ifindex map[string]uint32
 	told    map[policy.Category]uint64 // decisions read, for balance
+
+	compiler compile.Compiler
 }
 
 // newRig makes a rig whose host has interfaces of these names, all attached as
@@ -69,7 +71,7 @@ func newRig(t testing.TB, options Options, interfaces ...string) *rig {
 // ended does not while a test runs.
 func (r *rig) apply(t testing.TB, p *policy.Policy, facts *policy.Facts) *compile.Legend {
 	t.Helper()
-	tables, legend, err := compile.Compile(p, facts)
+	tables, legend, err := r.compiler.Compile(p, facts)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,8 @@ type knownFile struct {
 	format   tagFormat
 	name     string
 	size     int
-	digest   uint64 // with a seed that nobody else knows, so that no file can be made to look like another
+	digest   uint64     // with a seed that nobody else knows, so that no file can be made to look like another
+	plain    *plainFile // instead of size and digest; nil: not kept
 	contents tagContents
 }
 
@@ -31,25 +32,44 @@ func (k *knownFiles) begin() {
 }
 
 // read is readTagFile, or what that found when it read the same text for no other
-// tags.
+// tags, or one that was hardly different.
 func (k *knownFiles) read(f tagFile, text []byte, wanted map[string]bool, problems *collector) (tagContents, bool) {
-	file := &knownFile{format: f.format, name: f.name, size: len(text), digest: maphash.Bytes(k.seed, text)}
-	if last := k.last[f.path]; last != nil && last.has(file, wanted) {
-		k.now[f.path] = last
-		return last.contents, true
+	if known := k.again(f, text, wanted); known != nil {
+		k.now[f.path] = known
+		return known.contents, true
 	}
 	before := problems.total
-	contents, ok := readTagFile(f, text, wanted, problems)
+	contents, plain, ok := readTagFile(f, text, wanted, problems)
 	if ok && problems.total == before && len(contents) <= knownTagsMax {
-		file.contents = contents
+		file := &knownFile{format: f.format, name: f.name, plain: plain, contents: contents}
+		if plain == nil {
+			file.size, file.digest = len(text), maphash.Bytes(k.seed, text)
+		}
 		k.now[f.path] = file
 	}
 	return contents, ok
 }
 
-// has reports whether the contents are what would be found in another file.
-func (f *knownFile) has(other *knownFile, wanted map[string]bool) bool {
-	if f.format != other.format || f.name != other.name || f.size != other.size || f.digest != other.digest {
+// again is what a file says if that is known from the last policy, else nil.
+func (k *knownFiles) again(f tagFile, text []byte, wanted map[string]bool) *knownFile {
+	last := k.last[f.path]
+	switch {
+	case last == nil || !last.serves(f, wanted):
+	case last.plain == nil:
+		if last.size == len(text) && last.digest == maphash.Bytes(k.seed, text) {
+			return last
+		}
+	default:
+		if plain, ok := last.plain.edit(text); ok {
+			return &knownFile{format: f.format, name: f.name, plain: plain, contents: tagContents{f.name: plain.prefixes}}
+		}
+	}
+	return nil
+}
+
+// serves reports whether of the file all is known that would be wanted.
+func (f *knownFile) serves(file tagFile, wanted map[string]bool) bool {
+	if f.format != file.format || f.name != file.name {
 		return false
 	}
 	for tag, kept := range f.contents {

@@ -225,8 +225,8 @@ func TestConfigMap(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := fmt.Sprint(p.ServiceTags); got != "map[l:[192.0.2.0/24]]" {
-		t.Errorf("service tags are %s", got)
+	if got := fmt.Sprint(slices.Collect(p.ServiceTags["l"].All())); len(p.ServiceTags) != 1 || got != "[192.0.2.0/24]" {
+		t.Errorf("of %d service tags, l is %s", len(p.ServiceTags), got)
 	}
 
 	write(t, filepath.Join(dir, "..2026_01_02", "policy.yaml"), "resources: [{name: b, addresses: [10.0.0.1]}]")

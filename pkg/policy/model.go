@@ -14,8 +14,8 @@ type Policy struct {
 	PrivateEndpoints []PrivateEndpoint
 
 	// ServiceTags holds the prefixes of every service tag that a rule names,
-	// by the tag's name as written in the rule. Prefixes are masked and unique.
-	ServiceTags map[string][]netip.Prefix
+	// by the tag's name as written in the rule.
+	ServiceTags map[string]*PrefixSet
 
 	// Files lists every file the policy was read from, service tag files
 	// included, in the order they were read.

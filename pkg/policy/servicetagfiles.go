@@ -20,24 +20,25 @@ const maxTagPrefixes = 4_000_000
 var errTooManyPrefixes = fmt.Errorf("it holds more than %d prefixes", maxTagPrefixes)
 
 // tagContents is what a service tag file says: its tags by name, nil those that no
-// rule wants. Nobody changes it once it is read.
-type tagContents map[string]*tagPrefixes
-
-// tagPrefixes is sorted and unique once its file is read.
-type tagPrefixes struct{ prefixes []netip.Prefix }
+// rule wants.
+type tagContents map[string]*PrefixSet
 
 // tagReader reads one service tag file and keeps the prefixes of the wanted tags.
 type tagReader struct {
 	problems *collector
 	wanted   map[string]bool
-	contents tagContents
-	kept     int // prefixes
+	tags     map[string]*tagPrefixes // nil: nobody wants it
+	kept     int                     // prefixes
 }
 
+// tagPrefixes is the prefixes of a tag as they come.
+type tagPrefixes struct{ prefixes []netip.Prefix }
+
 // readTagFile reads a file and reports whether all its tags are known then. Bad
-// prefixes are problems, but hide no tags.
-func readTagFile(f tagFile, text []byte, wanted map[string]bool, problems *collector) (tagContents, bool) {
-	t := tagReader{problems: problems, wanted: wanted, contents: tagContents{}}
+// prefixes are problems, but hide no tags. Of a plain file that is worth it, plain is
+// what its next version can be read by.
+func readTagFile(f tagFile, text []byte, wanted map[string]bool, problems *collector) (contents tagContents, plain *plainFile, ok bool) {
+	t := tagReader{problems: problems, wanted: wanted, tags: map[string]*tagPrefixes{}}
 	var err error
 	switch f.format {
 	case azureFormat:
@@ -47,35 +48,45 @@ func readTagFile(f tagFile, text []byte, wanted map[string]bool, problems *colle
 	case plainFormat:
 		err = t.plain(f, text)
 	}
-	if err == nil {
-		for _, tag := range t.contents {
-			if tag != nil {
-				slices.SortFunc(tag.prefixes, netip.Prefix.Compare)
-				tag.prefixes = slices.Clip(slices.Compact(tag.prefixes))
-			}
-		}
-		return t.contents, true
+	if err != nil {
+		t.explain(f, text, err)
+		return nil, nil, false
 	}
+	contents = tagContents{}
+	for name, tag := range t.tags {
+		contents[name] = nil
+		if tag == nil {
+			continue
+		}
+		contents[name] = NewPrefixSet(tag.prefixes)
+		if f.format == plainFormat {
+			plain = newPlainFile(text, tag.prefixes, contents[name])
+		}
+	}
+	return contents, plain, true
+}
+
+// explain tells why a file cannot be read.
+func (t *tagReader) explain(f tagFile, text []byte, err error) {
 	at := Position{File: f.path, Line: 1, Column: 1}
 	wrong := err.Error()
 	if e, ok := err.(*jsonError); ok {
 		at.Line, at.Column = lineAndColumn(text, int(e.offset))
 		wrong = e.cause.Error()
 	}
-	problems.add(at, fmt.Sprintf("not a service tag file in format %s: %s", f.format, wrong), fmt.Sprintf("repair the file, or correct its entry (%s)", f.at))
-	return nil, false
+	t.problems.add(at, fmt.Sprintf("not a service tag file in format %s: %s", f.format, wrong), fmt.Sprintf("repair the file, or correct its entry (%s)", f.at))
 }
 
 // has notes that the file has a tag and returns where its prefixes go, nil if no
 // rule wants them.
 func (t *tagReader) has(tag string) *tagPrefixes {
-	if _, known := t.contents[tag]; !known {
-		t.contents[tag] = nil
+	if _, known := t.tags[tag]; !known {
+		t.tags[tag] = nil
 		if t.wanted[tag] {
-			t.contents[tag] = &tagPrefixes{}
+			t.tags[tag] = &tagPrefixes{}
 		}
 	}
-	return t.contents[tag]
+	return t.tags[tag]
 }
 
 // keep adds a prefix to a tag.
@@ -169,19 +180,17 @@ func (t *tagReader) aws(file string, text []byte) error {
 	})
 }
 
-// plain reads a list with an address or a prefix on each line. What follows a
-// "#" is a comment.
+// plain reads a list with an address or a prefix on each line.
 func (t *tagReader) plain(f tagFile, text []byte) error {
 	tag := t.has(f.name)
 	if tag == nil {
 		tag = &tagPrefixes{} // checked all the same
 	}
-	rest := strings.TrimPrefix(string(text), "\ufeff")
+	rest := strings.TrimPrefix(string(text), byteOrderMark)
 	for number := 1; rest != ""; number++ {
 		var line string
 		line, rest, _ = strings.Cut(rest, "\n")
-		line, _, _ = strings.Cut(line, "#")
-		s := strings.TrimSpace(line)
+		s := plainLine(line)
 		if s == "" {
 			continue
 		}

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"fmt"
-	"net/netip"
 	"path/filepath"
 	"slices"
 
@@ -95,7 +94,7 @@ func (d *decoder) useServiceTags(n *yaml.Node) {
 // tagOffer is what all files say about one tag.
 type tagOffer struct {
 	file, second string // second: another file that has it too
-	prefixes     []netip.Prefix
+	prefixes     *PrefixSet
 }
 
 // readServiceTags reads all service tag files, so that a broken one is found
@@ -120,7 +119,7 @@ func (d *decoder) readServiceTags(read reader, known *knownFiles) {
 			case o == nil && tag == nil:
 				offers[name] = &tagOffer{file: f.path}
 			case o == nil:
-				offers[name] = &tagOffer{file: f.path, prefixes: tag.prefixes}
+				offers[name] = &tagOffer{file: f.path, prefixes: tag}
 			case o.second == "":
 				o.second = f.path
 			}
@@ -141,7 +140,7 @@ func (d *decoder) readServiceTags(read reader, known *knownFiles) {
 			continue
 		}
 		if d.policy.ServiceTags == nil {
-			d.policy.ServiceTags = map[string][]netip.Prefix{}
+			d.policy.ServiceTags = map[string]*PrefixSet{}
 		}
 		d.policy.ServiceTags[use.name] = offer.prefixes
 	}

@@ -110,7 +110,7 @@ perimeters:
 	}
 	for tag, prefixes := range p.ServiceTags {
 		v4, v6 := 0, 0
-		for _, prefix := range prefixes {
+		for prefix := range prefixes.All() {
 			if !want[tag][prefix] {
 				t.Errorf("%s has %s, which the file does not have", tag, prefix)
 			}
@@ -120,8 +120,8 @@ perimeters:
 				v6++
 			}
 		}
-		if len(prefixes) != len(want[tag]) || v4 == 0 || v6 == 0 {
-			t.Errorf("%s has %d prefixes (%d IPv4, %d IPv6), want %d of both kinds", tag, len(prefixes), v4, v6, len(want[tag]))
+		if prefixes.Len() != len(want[tag]) || v4 == 0 || v6 == 0 {
+			t.Errorf("%s has %d prefixes (%d IPv4, %d IPv6), want %d of both kinds", tag, prefixes.Len(), v4, v6, len(want[tag]))
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -63,7 +64,7 @@ func writePerimeter(p Perimeter) string {
 		}))
 }
 
-func writeTags(tags map[string][]netip.Prefix) string {
+func writeTags(tags map[string]*PrefixSet) string {
 	type value struct {
 		Name       string                                   `json:"name"`
 		Properties struct{ AddressPrefixes []netip.Prefix } `json:"properties"`
@@ -71,7 +72,7 @@ func writeTags(tags map[string][]netip.Prefix) string {
 	var values []value
 	for name, prefixes := range tags {
 		v := value{Name: name}
-		v.Properties.AddressPrefixes = prefixes
+		v.Properties.AddressPrefixes = slices.Collect(prefixes.All())
 		values = append(values, v)
 	}
 	text, err := json.Marshal(map[string]any{"values": values})

@@ -91,7 +91,7 @@ func (e *Evaluator) expired(rule policy.AccessRule) bool {
 func (e *Evaluator) selects(rule policy.AccessRule, peer netip.Addr) (bits int, ok bool) {
 	prefixes := slices.Clone(rule.AddressPrefixes)
 	for _, tag := range rule.ServiceTags {
-		prefixes = append(prefixes, e.policy.ServiceTags[tag]...)
+		prefixes = slices.AppendSeq(prefixes, e.policy.ServiceTags[tag].All())
 	}
 	if len(rule.Subscriptions) > 0 {
 		for _, m := range e.carriedMembers(peer) {

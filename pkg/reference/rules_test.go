@@ -137,7 +137,7 @@ func TestWhichRuleIsNamed(t *testing.T) {
 		limited(policy.AccessRule{Name: "named-narrow", Direction: out, FullyQualifiedDomainNames: []string{"vault.example.com"}}, tcp(443, 443)),
 		rule("net-out", out, "203.0.113.0/24"),
 	)
-	p.ServiceTags = map[string][]netip.Prefix{"Storage": prefixes("203.0.113.76/31")}
+	p.ServiceTags = map[string]*policy.PrefixSet{"Storage": policy.NewPrefixSet(prefixes("203.0.113.76/31"))}
 	p.Resources = append(p.Resources, host("other", "203.0.113.64/27"))
 	p.Resources[1].Subscription = "prod"
 	e := reference.New(p, policy.Facts{Now: now, Names: map[string][]netip.Addr{
@@ -272,10 +272,10 @@ func TestResolverAccess(t *testing.T) {
 
 func TestServiceTags(t *testing.T) {
 	p := enforced(policy.AccessRule{Name: "tags", Direction: in, ServiceTags: []string{"Storage", "Empty"}})
-	p.ServiceTags = map[string][]netip.Prefix{
-		"Storage": prefixes("203.0.113.0/28", "2001:db8:5::/48"),
-		"Empty":   nil,
-		"Other":   prefixes("198.51.100.0/24"),
+	p.ServiceTags = map[string]*policy.PrefixSet{
+		"Storage": policy.NewPrefixSet(prefixes("203.0.113.0/28", "2001:db8:5::/48")),
+		"Empty":   policy.NewPrefixSet(nil),
+		"Other":   policy.NewPrefixSet(prefixes("198.51.100.0/24")),
 	}
 	judge(t, evaluator(p), []row{
 		{"v4", tcpPacket(in, memberAddr, 9, "203.0.113.15", 1), allowed, byRule, "db", "tags"},

@@ -75,16 +75,8 @@ func (b *bench) withPolicies(f func(p *policyScene) error) error {
 
 // write writes a policy whose rule is of a list in a file of its own, and returns the
 // policy's file.
-func (p *policyScene) write(name string, prefixes []netip.Prefix, port int) (string, error) {
-	list := filepath.Join(p.directory, name+".txt")
-	if err := writePrefixes(list, prefixes); err != nil {
-		return "", err
-	}
-	return p.writeRule(name, list, port)
-}
-
-func (p *policyScene) writeRule(name, list string, port int) (string, error) {
-	file := filepath.Join(p.directory, name+".yaml")
+func (p *policyScene) write(name string, prefixes []netip.Prefix, port uint16) (string, error) {
+	list, file := filepath.Join(p.directory, name+".txt"), filepath.Join(p.directory, name+".yaml")
 	text := fmt.Sprintf(`resources:
   - {name: orders-db, addresses: [%s]}
 perimeters:
@@ -98,7 +90,7 @@ perimeters:
 serviceTags:
   - {file: %s, format: plain, name: listed}
 `, bed.MemberAddress(4), port, list)
-	return file, os.WriteFile(file, []byte(text), 0o600)
+	return file, errors.Join(writePrefixes(list, prefixes), os.WriteFile(file, []byte(text), 0o600))
 }
 
 func writePrefixes(name string, prefixes []netip.Prefix) error {

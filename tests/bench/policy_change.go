@@ -30,37 +30,32 @@ func (p *policyScene) change(name string, size int) error {
 	first := bed.ListOf(4, slices.Clone(all[:size]))
 	second := bed.ListOf(4, slices.Clone(all[changed:]))
 
-	before, err := p.write("before", first.Prefixes, bed.ServicePort)
-	if err != nil {
-		return err
-	}
-	prefixesChanged, err := p.write("prefixes", second.Prefixes, bed.ServicePort)
-	if err != nil {
-		return err
-	}
-	ruleChanged, err := p.writeRule("rule", before[:len(before)-len(".yaml")]+".txt", bed.ServicePort+1)
-	if err != nil {
-		return err
-	}
 	for _, c := range []struct {
-		what, file string
-		port       uint16
-		admitted   *bed.List
-		most       float64
+		what     string
+		port     uint16
+		admitted *bed.List
+		most     float64
 	}{
-		{"1000-prefixes", prefixesChanged, bed.ServicePort, second, 25},
-		{"one-rule", ruleChanged, bed.ServicePort + 1, first, 10},
+		{"1000-prefixes", bed.ServicePort, second, 25},
+		{"one-rule", bed.ServicePort + 1, first, 10},
 	} {
 		var s stages
 		var total measure.Series
 		for range 3 {
-			if _, err := p.enforce(before, &stages{}); err != nil {
+			file, err := p.write("changed", first.Prefixes, bed.ServicePort)
+			if err != nil {
+				return err
+			}
+			if _, err := p.enforce(file, &stages{}); err != nil {
+				return err
+			}
+			if file, err = p.write("changed", c.admitted.Prefixes, c.port); err != nil {
 				return err
 			}
 			if err := bed.Settle(); err != nil {
 				return err
 			}
-			took, err := p.enforce(c.file, &s)
+			took, err := p.enforce(file, &s)
 			if err != nil {
 				return err
 			}

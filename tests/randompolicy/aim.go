@@ -97,7 +97,7 @@ func allRules(p *policy.Policy) []policy.AccessRule {
 func selected(p *policy.Policy, facts policy.Facts, rule policy.AccessRule) []netip.Prefix {
 	list := slices.Clone(rule.AddressPrefixes)
 	for _, tag := range rule.ServiceTags {
-		list = append(list, p.ServiceTags[tag]...)
+		list = slices.AppendSeq(list, p.ServiceTags[tag].All())
 	}
 	for _, name := range rule.FullyQualifiedDomainNames {
 		for _, asked := range slices.Sorted(maps.Keys(facts.Names)) {

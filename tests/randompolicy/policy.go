@@ -47,7 +47,7 @@ type draw struct {
 	serial int
 
 	subscriptions []string // that some resource has
-	tags          map[string][]netip.Prefix
+	tags          map[string]*policy.PrefixSet
 	tagNames      []string
 	names         []string
 }

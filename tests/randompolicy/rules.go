@@ -1,7 +1,6 @@
 package randompolicy
 
 import (
-	"net/netip"
 	"slices"
 	"time"
 
@@ -15,11 +14,11 @@ func (d *draw) drawSelectors() {
 			d.subscriptions = append(d.subscriptions, s)
 		}
 	}
-	d.policy.ServiceTags = make(map[string][]netip.Prefix)
+	d.policy.ServiceTags = make(map[string]*policy.PrefixSet)
 	d.tagNames = []string{"Storage", "Storage.WestUS"}
-	d.tags = make(map[string][]netip.Prefix)
+	d.tags = make(map[string]*policy.PrefixSet)
 	for _, tag := range d.tagNames {
-		d.tags[tag] = randomPrefixes(d.r, 70)
+		d.tags[tag] = policy.NewPrefixSet(randomPrefixes(d.r, 70))
 	}
 	d.names = []string{"vault.example.com", "*.blob.example.net", "*.example.net", "a.blob.example.net", "unresolved.example.com"}
 	for range d.r.IntN(3) {

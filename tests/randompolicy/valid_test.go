@@ -228,7 +228,7 @@ func ruleProblems(p *policy.Policy, rule policy.AccessRule) []string {
 		seen[prefix] = true
 	}
 	for _, tag := range rule.ServiceTags {
-		if len(p.ServiceTags[tag]) == 0 {
+		if p.ServiceTags[tag].Len() == 0 {
 			problems = append(problems, "unknown tag "+tag)
 		}
 	}

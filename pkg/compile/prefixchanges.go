@@ -1,9 +1,9 @@
-package datapath
+package compile
 
 import (
 	"net/netip"
 
-	"github.com/perimeterd/perimeterd/pkg/compile"
+	"github.com/perimeterd/perimeterd/pkg/policy"
 )
 
 const (
@@ -23,17 +23,36 @@ func changesMost(prefixes int) int {
 	return min(prefixes/64, changesLimit)
 }
 
+// changedTo keeps the base where the classes of wanted differ little from it.
+func (p Prefixes) changedTo(wanted []PrefixClass, changesMost func(prefixes int) int) Prefixes {
+	changes, few := changesOf(p.Base, wanted, changesMost(len(p.Base)))
+	if p.Changes = changes; few && !p.tooMuch(changesMost) {
+		return p
+	}
+	return newPrefixes(wanted)
+}
+
+// tooMuch reports whether the base is not worth to be kept for these changes: of a wide
+// prefix that is gone with all in it there is one change, but a table to free.
+func (p Prefixes) tooMuch(changesMost func(prefixes int) int) bool {
+	if len(p.Changes) > changesMost(len(p.Base)) {
+		return true
+	}
+	covered := p.walkChanges(func(PrefixClass, []PrefixClass, int) {})
+	return covered > len(p.Changes)+len(p.Base)/2
+}
+
 // changesOf is where the classes of wanted are not those of built: prefixes with
 // the class that their addresses shall have, of which the longest counts, whatever
-// built has inside. Both are sorted as compile.Tables has them. A prefix that is
+// built has inside. Both are sorted as Tables has them. A prefix that is
 // new, gone, or of another class brings along all of wanted inside it. False: there
 // are more than most.
-func changesOf(built, wanted []compile.PrefixClass, most int) (changes []compile.PrefixClass, few bool) {
-	if compile.SamePrefixes(built, wanted) {
+func changesOf(built, wanted []PrefixClass, most int) (changes []PrefixClass, few bool) {
+	if SameClasses(built, wanted) {
 		return nil, true
 	}
-	var around []compile.PrefixClass // of wanted, around where the walk is: each inside the one before
-	var changed netip.Prefix         // what lies inside is a change
+	var around []PrefixClass // of wanted, around where the walk is: each inside the one before
+	var changed netip.Prefix // what lies inside is a change
 	for len(built)+len(wanted) > 0 {
 		order := 0
 		switch {
@@ -42,9 +61,9 @@ func changesOf(built, wanted []compile.PrefixClass, most int) (changes []compile
 		case len(wanted) == 0:
 			order = -1
 		case built[0].Prefix != wanted[0].Prefix:
-			order = built[0].Prefix.Compare(wanted[0].Prefix)
+			order = policy.ComparePrefixes(built[0].Prefix, wanted[0].Prefix)
 		}
-		var at compile.PrefixClass
+		var at PrefixClass
 		if order < 0 {
 			at = built[0]
 		} else {
@@ -80,9 +99,4 @@ func changesOf(built, wanted []compile.PrefixClass, most int) (changes []compile
 		}
 	}
 	return changes, true
-}
-
-// holds reports whether a prefix is, or is inside, another of its family.
-func holds(outer, inner netip.Prefix) bool {
-	return outer.Bits() <= inner.Bits() && outer.Contains(inner.Addr())
 }
