@@ -31,8 +31,12 @@ func (r *namesRig) nextAnswer(t *testing.T) (answer NameAnswer, ok bool) {
 // those that it cannot take, the agent gets what was asked, by whom and of whom, and
 // the message; and nothing that nobody has asked for.
 func TestAnswersLeftToTheAgent(t *testing.T) {
+	rigs := map[bool]*namesRig{} // by whether all are left to the agent
+	for _, byAgent := range []bool{false, true} {
+		rigs[byAgent] = newNamesRig(t, Options{Names: NameOptions{ByAgent: byAgent}}, namesRule("vault", 443, "vault.example.com"))
+	}
 	t.Run("all of them", func(t *testing.T) {
-		r := newNamesRig(t, Options{Names: NameOptions{ByAgent: true}}, namesRule("vault", 443, "vault.example.com"))
+		r := rigs[true]
 		e := ask("Vault.example.com", dns.TypeA)
 		m := e.reply(t, vaultRecord)
 		e.asked(t, r.rig)
@@ -60,7 +64,8 @@ func TestAnswersLeftToTheAgent(t *testing.T) {
 	})
 	t.Run("in fragments", func(t *testing.T) {
 		for _, byAgent := range []bool{false, true} {
-			r := newNamesRig(t, Options{Names: NameOptions{ByAgent: byAgent}}, namesRule("vault", 443, "vault.example.com"))
+			r := rigs[byAgent]
+			r.forgetQuestions(t)
 			e := ask("vault.example.com", dns.TypeA)
 			e.asked(t, r.rig)
 			first := packet.UDP(e.resolver, e.local, 53, e.port).Payload(wireOf(t, e.reply(t, vaultRecord))).Split(7, 48)[0]
@@ -77,7 +82,8 @@ func TestAnswersLeftToTheAgent(t *testing.T) {
 		}
 	})
 	t.Run("truncated", func(t *testing.T) {
-		r := newNamesRig(t, Options{}, namesRule("vault", 443, "vault.example.com"))
+		r := rigs[false]
+		r.forgetQuestions(t)
 		e := ask("vault.example.com", dns.TypeA)
 		m := e.reply(t, vaultRecord)
 		m.Truncated = true

@@ -26,13 +26,14 @@ func TestCaptures(t *testing.T) {
 	if len(files) == 0 {
 		t.Fatalf("there is no capture in %s", capturesFolder)
 	}
+	// Tables in which the flows of a round never lack room.
+	const round, room = 10_000, 1 << 16
+	both := newPair(t, room)
 	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			frames := readCapture(t, file)
 			p, facts := policyFor(frames)
-			// Tables in which the flows of a round never lack room.
-			const round, room = 10_000, 1 << 16
-			both := newPair(t, p, facts, room)
+			both.put(t, p, facts)
 			reasons := map[policy.Reason]int{}
 			for some := range slices.Chunk(frames, round) {
 				for reason, n := range both.play(t, bothWays(some)) {

@@ -15,7 +15,8 @@ import (
 func TestOwnAddressesComeFromNoWire(t *testing.T) {
 	p, facts := everything(t)
 	facts.Interfaces[0].Addresses = append(facts.Interfaces[0].Addresses, netip.MustParseAddr("10.20.0.18"), netip.MustParseAddr("fd20::12"))
-	both := newPair(t, p, facts, 256)
+	both := newPair(t, 256)
+	both.put(t, p, facts)
 	for _, row := range []struct {
 		from, to string
 		reason   policy.Reason

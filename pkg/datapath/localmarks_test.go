@@ -58,6 +58,7 @@ func TestMarks(t *testing.T) {
 // not at once: their packets pass as anybody's, and a sweep tells their end, once.
 // If the resource comes back before that, they go on.
 func TestMemberGoes(t *testing.T) {
+	r := newRig(t, Options{})
 	for _, row := range []struct {
 		name    string
 		after   policy.Resource
@@ -69,7 +70,7 @@ func TestMemberGoes(t *testing.T) {
 		{"and comes back", policy.Resource{Addresses: prefixes("10.20.0.77", "fd20::77")}, true, 0},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			r := newRig(t, Options{})
+			r.forgetFlows(t)
 			here := memberPolicy(policy.Enforced, partnersOn5432())
 			r.apply(t, here, hereFacts())
 			opening := packet.UDP(partner4, member4, 4000, 5432)

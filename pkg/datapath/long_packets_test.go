@@ -66,6 +66,7 @@ func TestLongPackets(t *testing.T) {
 			return err
 		}
 	}
+	loads := newLoads(t)
 	for _, test := range []struct {
 		name   string
 		longer int32 // frames of more bytes than this cross the line; 0 = that is not looked at
@@ -107,7 +108,7 @@ func TestLongPackets(t *testing.T) {
 			if test.longer > 0 {
 				longer = countLonger(t, w.partnerVeth, test.longer)
 			}
-			w.enforce(t, Options{XDP: test.xdp}, w.memberVeth)
+			w.enforceBy(t, loads.with(t, Options{XDP: test.xdp}), w.memberVeth)
 			w.callAll(t, bothFamilies, 2<<20, traffic.TimedOut)
 			// A sender begins with less at once; and a busy machine keeps it there.
 			for tries := 0; longer() == 0; tries++ {

@@ -127,8 +127,7 @@ func TestAnswersThatOpenNothing(t *testing.T) {
 		}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			r.forgetFlows(t)
-			emptyTable[perimeterQueryKey, perimeterQuery](t, r.objects.Queries)
+			r.forgetQuestions(t)
 			counted := r.counted(t, func() { row.play(t) })
 			if row.counted != "" && counted[row.counted] == 0 {
 				t.Errorf("counted %v, want %s", counted, row.counted)

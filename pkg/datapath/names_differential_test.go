@@ -20,9 +20,8 @@ import (
 // opensBy returns the addresses that a message opens, in a question's flow.
 func (r *namesRig) opensBy(t testing.TB, e exchange, message string) ([]netip.Addr, map[string]uint64) {
 	t.Helper()
-	r.forgetFlows(t)
 	r.forgetNames(t)
-	emptyTable[perimeterQueryKey, perimeterQuery](t, r.objects.Queries)
+	r.forgetQuestions(t)
 	counted := r.counted(t, func() {
 		for _, p := range []struct {
 			packet  packet.Packet

@@ -60,6 +60,13 @@ func (r *namesRig) put(t testing.TB, p *policy.Policy, facts *policy.Facts) {
 	}
 }
 
+// forgetQuestions forgets whatever was asked, and in which flows.
+func (r *namesRig) forgetQuestions(t testing.TB) {
+	t.Helper()
+	r.forgetFlows(t)
+	emptyTable[perimeterQueryKey, perimeterQuery](t, r.objects.Queries)
+}
+
 // exchange is a question and its answer.
 type exchange struct {
 	local, resolver string

@@ -209,6 +209,7 @@ func datagrams(from, to world.Interface, sources, destinations []string, port ui
 // read, wherever they are: what is allowed is delivered in every shape, nothing
 // beside it is, and no packet is taken for a truncated one.
 func TestHeadersOutOfReach(t *testing.T) {
+	loads := newLoads(t)
 	for _, way := range []struct {
 		name             string
 		towards          bool
@@ -252,7 +253,7 @@ func TestHeadersOutOfReach(t *testing.T) {
 			if n := split(); n != sent {
 				t.Fatalf("%d of %d frames were split", n, sent)
 			}
-			w.enforce(t, Options{XDP: way.xdp}, w.memberVeth)
+			w.enforceBy(t, loads.with(t, Options{XDP: way.xdp}), w.memberVeth)
 			send(way.besides)
 			expect(allowed, send(way.allowed))
 			if got := besides.collect(t, 1, shortly); len(got) > 0 {

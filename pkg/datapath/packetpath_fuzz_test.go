@@ -78,7 +78,8 @@ func encodeCrossings(crossings []crossing) []byte {
 // testdata/fuzz/FuzzPacketPath; they and the seeds run with every go test.
 func FuzzPacketPath(f *testing.F) {
 	p, facts := everything(f)
-	both := newPair(f, p, facts, 256) // in tables that are emptied in no time
+	both := newPair(f, 256) // in tables that are emptied in no time
+	both.put(f, p, facts)
 	for _, row := range parserRows() {
 		f.Add(encodeCrossings([]crossing{{frame: row.packet.Frame(), towards: true}}))
 	}

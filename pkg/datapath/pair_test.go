@@ -48,8 +48,8 @@ type pair struct {
 // evicts. Where all the rest is kept so, a table evicts though it is not full.
 const hoard = 256
 
-// newPair has a policy in force in both, and room for so many flows.
-func newPair(tb testing.TB, p *policy.Policy, facts *policy.Facts, room uint32) *pair {
+// newPair has room for so many flows in the kernel.
+func newPair(tb testing.TB, room uint32) *pair {
 	tb.Helper()
 	const forever = 20 * 24 * time.Hour // a slow machine ends no flow
 	room += hoard * uint32(ebpf.MustPossibleCPU())
@@ -62,13 +62,19 @@ func newPair(tb testing.TB, p *policy.Policy, facts *policy.Facts, room uint32) 
 			Fragment: forever,
 		},
 	}
-	both := &pair{rig: newRig(tb, options), evaluator: reference.New(p, *facts)}
+	both := &pair{rig: newRig(tb, options)}
 	if both.xdp.missing != "" {
 		tb.Logf("without XDP: %s", both.xdp.missing)
 	}
-	both.apply(tb, p, facts)
-	both.count(tb)
 	return both
+}
+
+// put puts a policy in force in both.
+func (p *pair) put(tb testing.TB, pol *policy.Policy, facts *policy.Facts) {
+	tb.Helper()
+	p.apply(tb, pol, facts)
+	p.evaluator = reference.New(pol, *facts)
+	p.count(tb)
 }
 
 func (p *pair) count(tb testing.TB) {

@@ -155,6 +155,7 @@ func TestUnjudgeableByMode(t *testing.T) {
 	elsewhere := hereFacts()
 	elsewhere.Interfaces = nil
 
+	r := newRig(t, Options{})
 	for _, row := range []struct {
 		name    string
 		policy  *policy.Policy
@@ -174,7 +175,6 @@ func TestUnjudgeableByMode(t *testing.T) {
 		{"Audit, unreadable", memberPolicy(policy.Audit), hereFacts(), unreadable, policy.Allow, 0},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			r := newRig(t, Options{})
 			r.apply(t, row.policy, row.facts)
 			verdict, _ := r.towards(t, row.packet)
 			if verdict != row.verdict {

@@ -23,7 +23,7 @@ const narrow = 1400
 
 // newNarrow has two routers between member and partner, and between these a link
 // that takes less than all others. The member is enforced.
-func newNarrow(t *testing.T) *wired {
+func newNarrow(t *testing.T, loads *loads) *wired {
 	t.Helper()
 	privileged.Require(t)
 	w := &wired{world: world.New(t)}
@@ -45,7 +45,7 @@ func newNarrow(t *testing.T) *wired {
 			t.Fatal(err)
 		}
 	}
-	w.enforce(t, Options{}, w.memberVeth)
+	w.enforceBy(t, loads.with(t, Options{}), w.memberVeth)
 	return w
 }
 
@@ -65,9 +65,10 @@ func pathMTU(t *testing.T, host *world.Host, to string) int {
 func TestPathMTUOfConnections(t *testing.T) {
 	const size = 1 << 20
 	members, partners := bothFamilies.addresses()
+	loads := newLoads(t)
 	for i := range members {
 		t.Run("opened by the member, to "+partners[i], func(t *testing.T) {
-			w := newNarrow(t)
+			w := newNarrow(t, loads)
 			store, err := traffic.Store(w.partner, ":443")
 			if err != nil {
 				t.Fatal(err)
@@ -81,7 +82,7 @@ func TestPathMTUOfConnections(t *testing.T) {
 			w.expectNarrow(t, partners[i])
 		})
 		t.Run("opened by the partner, to "+members[i], func(t *testing.T) {
-			w := newNarrow(t)
+			w := newNarrow(t, loads)
 			listener, err := w.member.Listen("tcp", ":5432")
 			if err != nil {
 				t.Fatal(err)
@@ -131,6 +132,7 @@ func (w *wired) expectNarrow(t *testing.T, to string) {
 // the member opened and in one that it answers.
 func TestPathMTUOfDatagrams(t *testing.T) {
 	members, partners := bothFamilies.addresses()
+	loads := newLoads(t)
 	for i := range members {
 		network, level, discover := "udp4", unix.IPPROTO_IP, unix.IP_MTU_DISCOVER
 		if i == 1 {
@@ -138,7 +140,7 @@ func TestPathMTUOfDatagrams(t *testing.T) {
 		}
 		for _, opened := range []string{"by the member", "by the partner"} {
 			t.Run(fmt.Sprintf("%s, opened %s", network, opened), func(t *testing.T) {
-				w := newNarrow(t)
+				w := newNarrow(t, loads)
 				inbox, err := w.member.ListenPacket(network, ":5432")
 				if err != nil {
 					t.Fatal(err)

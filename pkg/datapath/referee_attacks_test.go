@@ -165,10 +165,11 @@ func TestAttacks(t *testing.T) {
 			}
 		}
 	})
+	loads := newLoads(t)
 	for _, hook := range refereeHooks {
 		t.Run(hook.name, func(t *testing.T) {
 			r := newReferee(t, hook.mtu)
-			d := r.filter(t, hook, false)
+			d := r.filter(t, loads, hook, false)
 			r.stand(t, d, posts[0])
 			for _, b := range r.benches(posts[0]) {
 				t.Run(b.name, func(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/perimeterd/perimeterd/pkg/policy"
 	"github.com/perimeterd/perimeterd/tests/packet"
+	"github.com/perimeterd/perimeterd/tests/privileged"
 )
 
 // TestForgedNote: metadata that XDP leaves with a frame stays as long as it is
@@ -23,7 +24,7 @@ import (
 func TestForgedNote(t *testing.T) {
 	r := newReferee(t, xdpMTU)
 	options := Options{XDP: XDPNative, Root: guessableRoot(t)}
-	d := r.filter(t, refereeHook{options: options}, false)
+	d := r.filter(t, newLoads(t), refereeHook{options: options}, false)
 	r.stand(t, d, posts[0])
 
 	// The identifier of the network is the second half of a note for the device.
@@ -94,7 +95,7 @@ const plainVXLAN = 0x08
 // the sender chooses.
 func guessableRoot(t *testing.T) string {
 	t.Helper()
-	root := bpffsRoot(t)
+	root := privileged.BPFFS(t) + "/perimeterd"
 	must(t, os.Mkdir(root, 0o700))
 	pins := filepath.Join(root, pinLayout)
 	for range 1 << 18 {

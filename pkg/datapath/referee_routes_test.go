@@ -50,7 +50,7 @@ func TestSourceRoutes(t *testing.T) {
 	bare := newReferee(t, xdpMTU)
 	follow(bare)
 	r := newReferee(t, xdpMTU)
-	d := r.filter(t, refereeHooks[0], false)
+	d := r.filter(t, newLoads(t), refereeHooks[0], false)
 	r.stand(t, d, posts[0])
 	facts := r.factsAt(posts[0])
 	b := r.benches(posts[0])[0]

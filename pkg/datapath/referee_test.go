@@ -17,7 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/perimeterd/perimeterd/pkg/policy"
-	"github.com/perimeterd/perimeterd/tests/privileged"
 )
 
 var (
@@ -123,6 +122,7 @@ func refereeRound(t *testing.T, seed uint64) {
 	}) {
 		return // what comes through a filter then proves nothing
 	}
+	loads := newLoads(t)
 	for _, hook := range refereeHooks {
 		for _, atSender := range []bool{false, true} {
 			if atSender && hook.onlyEnter {
@@ -130,7 +130,7 @@ func refereeRound(t *testing.T, seed uint64) {
 			}
 			t.Run(hook.name+", "+map[bool]string{false: "ingress", true: "egress"}[atSender], func(t *testing.T) {
 				r := newReferee(t, hook.mtu)
-				d := r.filter(t, hook, atSender)
+				d := r.filter(t, loads, hook, atSender)
 				for _, p := range posts {
 					if p.atSender != atSender {
 						continue
@@ -153,10 +153,8 @@ func refereeRound(t *testing.T, seed uint64) {
 	t.Logf("reasons seen: %v", sum.reasons)
 }
 
-func bpffsRoot(t *testing.T) string { return privileged.BPFFS(t) + "/perimeterd" }
-
-// filter opens a data path on one of the hosts.
-func (r *referee) filter(t *testing.T, hook refereeHook, atSender bool) *rig {
+// filter is a data path for one of the hosts.
+func (r *referee) filter(t *testing.T, loads *loads, hook refereeHook, atSender bool) *rig {
 	t.Helper()
 	host, options := r.host, hook.options
 	if atSender {
@@ -171,19 +169,21 @@ func (r *referee) filter(t *testing.T, hook refereeHook, atSender bool) *rig {
 			return err
 		}))
 	}
-	if options.Root == "" {
-		options.Root = bpffsRoot(t)
-	}
 	options.Limits = Limits{
 		EstablishedFlows4: 1 << 12, EstablishedFlows6: 1 << 12, OpeningFlows4: 1 << 14, OpeningFlows6: 1 << 14,
 		Denials: 1 << 12, FlowRing: 1 << 16, DenialRing: 1 << 16,
 	}
-	d := &rig{host: host}
-	must(t, host.Run(func() (err error) {
-		d.Datapath, err = Open(options)
-		return err
-	}))
-	t.Cleanup(func() { must(t, d.Close()) })
+	d := &rig{host: host, Datapath: loads.with(t, options)}
+	t.Cleanup(func() {
+		must(t, host.Run(func() error {
+			for _, a := range d.Attachments() {
+				if err := d.Detach(a.Ifindex); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+	})
 	return d
 }
 

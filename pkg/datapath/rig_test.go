@@ -185,7 +185,12 @@ func (r *rig) from(t testing.TB, p packet.Packet) (policy.Verdict, policy.Reason
 // forgetFlows empties the flow tables.
 func (r *rig) forgetFlows(t testing.TB) {
 	t.Helper()
-	m := &r.objects.perimeterMaps
+	forgetFlows(t, r.Datapath)
+}
+
+func forgetFlows(t testing.TB, d *Datapath) {
+	t.Helper()
+	m := &d.objects.perimeterMaps
 	emptyTable[perimeterFlowKey4, perimeterFlow](t, m.Established4)
 	emptyTable[perimeterFlowKey4, perimeterFlow](t, m.Opening4)
 	emptyTable[perimeterFlowKey6, perimeterFlow](t, m.Established6)

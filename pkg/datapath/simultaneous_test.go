@@ -19,6 +19,7 @@ import (
 // only one of them may open it.
 func TestSimultaneousOpen(t *testing.T) {
 	inbound, outbound := partnersOn5432(), toPartnersOn443()
+	loads := newLoads(t)
 	for _, test := range []struct {
 		name    string
 		rules   []policy.AccessRule
@@ -34,7 +35,7 @@ func TestSimultaneousOpen(t *testing.T) {
 			t.Run(test.name+", "+family, func(t *testing.T) {
 				w := newWired(t)
 				fromMember, fromPartner := w.crossing(t)
-				w.govern(t, Options{}, memberPolicy(policy.Enforced, test.rules...), fromMember.on)
+				w.governBy(t, loads.with(t, Options{}), memberPolicy(policy.Enforced, test.rules...), fromMember.on)
 				attempts := make(chan attempt, 2)
 				for _, s := range []side{
 					{client: w.member, local: ends[0], to: net.JoinHostPort(ends[1], "443")},

@@ -28,6 +28,7 @@ type wired struct {
 	member, partner *world.Host
 	// The veth pair.
 	memberVeth, partnerVeth world.Interface
+	before                  map[policy.Reason]uint64 // counted by the data path when it began to judge
 }
 
 // What the veth pair has where it is the underlay.
@@ -131,6 +132,22 @@ func (w *wired) governAs(t *testing.T, options Options, p *policy.Policy, facts 
 // loaded is a data path with a policy in force.
 func loaded(t *testing.T, options Options, p *policy.Policy, facts *policy.Facts) *Datapath {
 	t.Helper()
+	d := opened(t, options)
+	putInForce(t, d, p, facts)
+	return d
+}
+
+func putInForce(t *testing.T, d *Datapath, p *policy.Policy, facts *policy.Facts) {
+	t.Helper()
+	tables, legend := compiled(t, p, facts)
+	if _, err := d.Apply(tables, legend, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// opened is a data path that the test closes.
+func opened(t *testing.T, options Options) *Datapath {
+	t.Helper()
 	d, err := Open(options)
 	if err != nil {
 		t.Fatal(err)
@@ -140,18 +157,55 @@ func loaded(t *testing.T, options Options, p *policy.Policy, facts *policy.Facts
 			t.Errorf("close: %v", err)
 		}
 	})
-	tables, legend := compiled(t, p, facts)
-	if _, err := d.Apply(tables, legend, nil, nil); err != nil {
-		t.Fatal(err)
-	}
 	return d
+}
+
+// loads are data paths that the parts of one test share, each with options of its
+// own: to load one takes longest where machines are emulated. A part detaches them
+// from its interfaces.
+type loads struct {
+	test      *testing.T
+	byOptions map[string]*Datapath
+}
+
+func newLoads(test *testing.T) *loads { return &loads{test, map[string]*Datapath{}} }
+
+// with returns the data path of these options, without flows and fragments.
+func (l *loads) with(t *testing.T, options Options) *Datapath {
+	t.Helper()
+	key := fmt.Sprintf("%+v", options)
+	d := l.byOptions[key]
+	if d == nil {
+		privileged.Require(l.test)
+		if options.Root == "" {
+			options.Root = privileged.BPFFS(l.test) + "/perimeterd"
+		}
+		d = opened(l.test, options)
+		l.byOptions[key] = d
+	}
+	forgetFlows(t, d)
+	emptyTable[perimeterFragmentKey, perimeterFragment](t, d.objects.Fragments)
+	return d
+}
+
+// enforceBy is enforce with a data path that was loaded before.
+func (w *wired) enforceBy(t *testing.T, d *Datapath, interfaces ...world.Interface) {
+	t.Helper()
+	w.governBy(t, d, wiredPolicy(), interfaces...)
+}
+
+// governBy is govern with a data path that was loaded before.
+func (w *wired) governBy(t *testing.T, d *Datapath, p *policy.Policy, interfaces ...world.Interface) {
+	t.Helper()
+	putInForce(t, d, p, hereFacts())
+	w.judgeBy(t, d, interfaces...)
 }
 
 // judgeBy has a data path judge the member's packets on these interfaces of it,
 // until the test ends.
 func (w *wired) judgeBy(t *testing.T, d *Datapath, interfaces ...world.Interface) {
 	t.Helper()
-	w.Datapath = d
+	w.Datapath, w.before = d, countedBy(t, d)
 	err := w.member.Run(func() error {
 		for _, i := range interfaces {
 			if _, err := d.Attach(uint32(i.Index), Uplink); err != nil {
@@ -284,10 +338,16 @@ func try(from *world.Host, network, to string, patience time.Duration) error {
 	}
 }
 
-// counted reads how many packets were counted by each reason.
+// counted reads how many packets were counted by each reason since judgeBy.
 func (w *wired) counted(t *testing.T) map[policy.Reason]uint64 {
 	t.Helper()
-	return countedBy(t, w.Datapath)
+	counted := countedBy(t, w.Datapath)
+	for reason, n := range w.before {
+		if counted[reason] -= n; counted[reason] == 0 {
+			delete(counted, reason)
+		}
+	}
+	return counted
 }
 
 func countedBy(t *testing.T, d *Datapath) map[policy.Reason]uint64 {
