@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -91,19 +92,23 @@ func (c *town) enforce(t *testing.T, d *Datapath) AttachState {
 	return state
 }
 
-// expect tries a connection to the member over both families.
+// expect tries a connection to the member over both families, at once.
 func (c *town) expect(t *testing.T, from *world.Host, port string, want traffic.Outcome) {
 	t.Helper()
-	for _, address := range []string{member4 + ":" + port, "[" + member6 + "]:" + port} {
-		patience := 400 * time.Millisecond
-		if want == traffic.Connected {
-			patience = 10 * time.Second // of a machine that is busy
-		}
-		got := traffic.Try(context.Background(), from, "tcp", address, patience)
-		if got.Outcome != want {
-			t.Errorf("%s to %s: %v (%v), want %v", from.Name, address, got.Outcome, got.Err, want)
-		}
+	patience := 400 * time.Millisecond
+	if want == traffic.Connected {
+		patience = 10 * time.Second // of a machine that is busy
 	}
+	var calls sync.WaitGroup
+	for _, address := range []string{member4 + ":" + port, "[" + member6 + "]:" + port} {
+		calls.Go(func() {
+			got := traffic.Try(context.Background(), from, "tcp", address, patience)
+			if got.Outcome != want {
+				t.Errorf("%s to %s: %v (%v), want %v", from.Name, address, got.Outcome, got.Err, want)
+			}
+		})
+	}
+	calls.Wait()
 }
 
 // bestHook is what Attach is expected to choose on this kernel.
