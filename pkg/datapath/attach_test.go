@@ -55,13 +55,18 @@ func newTown(t *testing.T) *town {
 	return c
 }
 
-// open opens the data path in the member's namespace.
+// open opens the data path in the member's namespace, for its uplink.
 func (c *town) open(t *testing.T, options Options) *Datapath {
+	t.Helper()
+	return c.openBy(t, openEthernet, options)
+}
+
+func (c *town) openBy(t *testing.T, open func(Options) (*Datapath, error), options Options) *Datapath {
 	t.Helper()
 	options.Root = c.root
 	var d *Datapath
 	err := c.member.Run(func() (err error) {
-		d, err = Open(options)
+		d, err = open(options)
 		return err
 	})
 	if err != nil {

@@ -59,6 +59,11 @@ func Open(options Options) (*Datapath, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the compiled programs: %w", err)
 	}
+	return open(options, spec)
+}
+
+// open is Open with the programs as they were read.
+func open(options Options, spec *ebpf.CollectionSpec) (*Datapath, error) {
 	d, err := newDatapath(options, spec)
 	if err != nil {
 		return nil, err

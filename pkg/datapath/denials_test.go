@@ -293,7 +293,7 @@ func TestCrowdsOutliveTheAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := r.host.Run(func() error {
-		next, err := Open(Options{Root: root, Limits: Limits{Denials: 2 * fewDenials, Crowds: 2 * fewCrowds}}) // sizes stay
+		next, err := openEthernet(Options{Root: root, Limits: Limits{Denials: 2 * fewDenials, Crowds: 2 * fewCrowds}}) // sizes stay
 		if err != nil {
 			return err
 		}

@@ -96,7 +96,7 @@ func newForwarder(t *testing.T, bridged bool) *forwarder {
 	}
 	t.Cleanup(func() { database.Close() })
 	err = host.Run(func() (err error) {
-		if f.Datapath, err = Open(Options{Root: root}); err != nil {
+		if f.Datapath, err = openEthernet(Options{Root: root}); err != nil {
 			return err
 		}
 		if _, err = f.Attach(uint32(outer.Index), Uplink); err != nil {

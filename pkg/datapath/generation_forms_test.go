@@ -18,7 +18,7 @@ func (r *rig) reopen(t *testing.T, root string) {
 		if err := r.Close(); err != nil {
 			return err
 		}
-		d, err := Open(Options{Root: root})
+		d, err := openEthernet(Options{Root: root})
 		if err != nil {
 			return err
 		}

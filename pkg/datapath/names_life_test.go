@@ -219,7 +219,7 @@ func TestNamesOutliveTheProcess(t *testing.T) {
 		if err := r.Close(); err != nil {
 			return err
 		}
-		again, err := Open(options)
+		again, err := openEthernet(options)
 		if err == nil {
 			r.Datapath = again
 			t.Cleanup(func() { _ = again.Close() })

@@ -170,7 +170,7 @@ func TestXDPFallsBack(t *testing.T) {
 // Ethernet headers, are judged at TC.
 func TestXDPOnDevicesWithout(t *testing.T) {
 	c := newTown(t)
-	d := c.open(t, Options{XDP: XDPNative})
+	d := c.openBy(t, Open, Options{XDP: XDPNative})
 	for name, dev := range map[string]netlink.Link{
 		"has no native XDP":      &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "plain"}},
 		"has no Ethernet header": &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "tunnel"}, Mode: netlink.TUNTAP_MODE_TUN},
