@@ -3,6 +3,7 @@ package datapath
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"sync"
 	"testing"
@@ -14,6 +15,8 @@ import (
 	"github.com/perimeterd/perimeterd/pkg/policy"
 	"github.com/perimeterd/perimeterd/tests/packet"
 )
+
+var flipsFlag = flag.Int("flips", 60, "changes of the policy under traffic")
 
 // TestNoMixture flips between two policies under traffic: every packet must be
 // judged by all of one or all of the other. The numbers of members, outcomes
@@ -57,7 +60,7 @@ func TestNoMixture(t *testing.T) {
 	flipped := make(chan error, 1)
 	go func() {
 		defer cancel()
-		for i := range 60 {
+		for i := range *flipsFlag {
 			if err := apply([]string{"odd", "even"}[i%2], []int{7, 0}[i%2]); err != nil {
 				flipped <- err
 				return
@@ -89,8 +92,8 @@ func TestNoMixture(t *testing.T) {
 	if err := <-flipped; err != nil {
 		t.Fatal(err)
 	}
-	if len(generations) < 30 {
-		t.Errorf("%d questions met only %d of 60 generations", asked, len(generations))
+	if len(generations) < *flipsFlag/2 {
+		t.Errorf("%d questions met only %d of %d generations", asked, len(generations), *flipsFlag)
 	}
 	t.Logf("%d questions, answered by %d generations", asked, len(generations))
 }

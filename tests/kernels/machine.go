@@ -122,7 +122,11 @@ func (m *machine) run(ctx context.Context, limit time.Duration, says io.Writer) 
 		"-kernel", m.image, "-initrd", m.initramfs,
 		// What goes wrong in the kernel ends the machine, and so the tests. A timer
 		// that ticks late, since this machine is busy, is nothing wrong.
-		"-append", "console=ttyS0 rdinit=/init quiet panic=-1 oops=panic panic_on_warn=1 no_timer_check",
+		//
+		// Whoever waits until no CPU reads what was replaced (each table of a generation,
+		// each namespace that goes) has the CPUs asked at once, and not at their next
+		// ticks: it waits for the same, and tests half as long for it.
+		"-append", "console=ttyS0 rdinit=/init quiet panic=-1 oops=panic panic_on_warn=1 no_timer_check rcupdate.rcu_expedited=1",
 		"-serial", "file:"+m.console, "-serial", "stdio")
 	var complaints strings.Builder
 	c.Stdout, c.Stderr = says, &complaints

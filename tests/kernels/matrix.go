@@ -136,9 +136,10 @@ func (m *matrix) try(ctx context.Context, k kernel) (*outcome, error) {
 	return o, err
 }
 
-// emulatedFlags ask less of tests that take random inputs: an emulated processor
-// is some ten times slower. They are those of the tests in pkg/datapath.
-var emulatedFlags = []string{"-policies=12", "-packets=120", "-replay-policies=4", "-crafted=400"}
+// emulatedFlags ask less of tests that take random inputs, or do the same many
+// times: an emulated processor is some ten times slower. They are those of the
+// tests in pkg/datapath.
+var emulatedFlags = []string{"-policies=12", "-packets=120", "-replay-policies=4", "-crafted=400", "-flips=20"}
 
 func (m *matrix) arguments(extra ...string) []string {
 	args := []string{"-test.v=test2json", "-test.run=" + m.options.run,
