@@ -14,6 +14,7 @@ import (
 // made for share its tables and are judged by as if they had tables of their own.
 func TestChangesInForce(t *testing.T) {
 	source := seeded(t)
+	r := newRig(t, Options{})
 	for _, k := range []prefixKind{
 		{name: "runs", v4: true, many: 20_000, lengths: []int{16, 20, 24, 24, 28, 32}},
 		{name: "hosts", v4: true, many: 20_000, lengths: []int{32}, short: 40, shortBits: 14},
@@ -21,7 +22,6 @@ func TestChangesInForce(t *testing.T) {
 		{name: "marks IPv6", many: 20_000, lengths: []int{32, 40, 48, 56, 64}},
 	} {
 		t.Run(k.name, func(t *testing.T) {
-			r := newRig(t, Options{})
 			outer, index := "prefixes6", func() perimeterFamilyIndex { return r.inForce.index6 }
 			if k.v4 {
 				outer, index = "prefixes4", func() perimeterFamilyIndex { return r.inForce.index4 }
