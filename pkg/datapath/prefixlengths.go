@@ -1,0 +1,248 @@
+package datapath
+
+import (
+	"encoding/binary"
+	"math"
+	"math/bits"
+	"net/netip"
+
+	"github.com/perimeterd/perimeterd/pkg/compile"
+)
+
+const (
+	// trieStepsPerLook is how many steps down a trie take as long as a look at the
+	// entry of a length.
+	trieStepsPerLook = 3
+	// lengthsBytesPerPrefix is what a prefix may take with its share of the markers:
+	// no more than in a trie.
+	lengthsBytesPerPrefix = bytesPerPrefix
+)
+
+const (
+	lengthsMost      = int(perimeterLengthBoundLENGTHS_MOST)
+	lengthLooksMost  = int(perimeterLengthBoundLENGTH_LOOKS_MOST)
+	lengthEntries    = int(perimeterLengthBoundLENGTH_ENTRIES)
+	lengthBlockBytes = 64
+)
+
+// lengthTree is the order in which packets ask lengths.
+type lengthTree struct {
+	nodes   [lengthsMost]perimeterLengthNode
+	markers [lengthsMost + 1][]int // by length of prefixes: of which lengths they have markers
+	looks   int                    // what it takes to find each prefix once
+	class   uint32                 // of addresses in no prefix, or only in the one of no length
+}
+
+// lengthTreeOf makes the tree by which prefixes are found with the fewest looks.
+func lengthTreeOf(prefixes []compile.PrefixClass) *lengthTree {
+	t := &lengthTree{}
+	var many [lengthsMost + 1]int
+	for _, p := range prefixes {
+		many[p.Prefix.Bits()]++
+		if p.Prefix.Bits() == 0 {
+			t.class = p.Class
+		}
+	}
+	var lengths []int
+	before := []int{0} // how many prefixes are shorter than each length
+	for length, n := range many {
+		if length > 0 && n > 0 {
+			lengths, before = append(lengths, length), append(before, before[len(lengths)]+n)
+		}
+	}
+	// The best tree of lengths[i:j] that asks no more often than the first index: how
+	// many looks its prefixes take, and its root.
+	type best struct{ looks, root int }
+	const never = math.MaxInt / 4
+	var of [lengthLooksMost + 1][][]best
+	for most := range of {
+		of[most] = make([][]best, len(lengths)+1)
+		for i := range of[most] {
+			of[most][i] = make([]best, len(lengths)+1)
+		}
+	}
+	for i := range lengths {
+		for j := i + 1; j <= len(lengths); j++ {
+			of[0][i][j].looks = never
+		}
+	}
+	for most := 1; most <= lengthLooksMost; most++ {
+		for i := range lengths {
+			for j := i + 1; j <= len(lengths); j++ {
+				b := best{looks: never}
+				for root := i; root < j; root++ {
+					looks := of[most-1][i][root].looks + of[most-1][root+1][j].looks + before[j] - before[i]
+					if looks <= b.looks { // of equals the longest, which needs the fewest markers
+						b = best{looks, root}
+					}
+				}
+				of[most][i][j] = b
+			}
+		}
+	}
+	t.looks = of[lengthLooksMost][0][len(lengths)].looks
+	placed := 0
+	var place func(most, i, j int) (number uint8)
+	place = func(most, i, j int) uint8 {
+		if i == j {
+			return 0
+		}
+		number, root := placed, of[most][i][j].root
+		placed++
+		length := lengths[root]
+		for _, longer := range lengths[root+1 : j] {
+			t.markers[longer] = append(t.markers[longer], length)
+		}
+		t.nodes[number] = perimeterLengthNode{
+			MaskBe: lengthMask(length), Length: uint8(length),
+			Shorter: place(most-1, i, root), Longer: place(most-1, root+1, j),
+		}
+		return uint8(number)
+	}
+	place(lengthLooksMost, 0, len(lengths))
+	return t
+}
+
+// lengthMask is the first so many bits of an address, as words are in the kernel.
+func lengthMask(length int) [2]uint64 {
+	var mask [16]byte
+	for i := range length {
+		mask[i/8] |= 0x80 >> (i % 8)
+	}
+	return [2]uint64{binary.NativeEndian.Uint64(mask[:8]), binary.NativeEndian.Uint64(mask[8:])}
+}
+
+// pays reports whether so many prefixes are found faster than in a trie.
+func (t *lengthTree) pays(prefixes int) bool {
+	return t.looks > 0 && trieStepsPerLook*t.looks < bits.Len(uint(prefixes))*prefixes
+}
+
+// blocks makes the table of the prefixes, which are sorted by address, then length.
+// Nil if it would have more than so many bytes. Half of the places are free, so few
+// entries are not in their first block.
+func (t *lengthTree) blocks(prefixes []compile.PrefixClass, bytes int) []perimeterLengthBlock {
+	entries := t.entries(prefixes)
+	for number := 2*len(entries)/lengthEntries + 1; number <= bytes/lengthBlockBytes; number += number/4 + 1 {
+		if blocks := blocksOf(entries, number); blocks != nil {
+			return blocks
+		}
+	}
+	return nil
+}
+
+// lengthEntry is a prefix or a marker.
+type lengthEntry struct {
+	address [2]uint64
+	length  uint8
+	value   uint32
+}
+
+// entries are prefixes and their markers.
+//
+// A marker is of the class of the longest prefix around it. The walk is in the order
+// of addresses: what is around a marker is around its prefix and has come before, and
+// so has the entry where another prefix has the same marker, as the last of its length.
+func (t *lengthTree) entries(prefixes []compile.PrefixClass) []lengthEntry {
+	entries := make([]lengthEntry, 0, len(prefixes)*3/2)
+	var masks [lengthsMost + 1][2]uint64
+	for _, node := range t.nodes {
+		masks[node.Length] = node.MaskBe
+	}
+	var last [lengthsMost + 1]int // by length: 1 + which entry was the last
+	around := []compile.PrefixClass{{Class: t.class}}
+	for _, p := range prefixes {
+		if p.Prefix.Bits() == 0 {
+			continue
+		}
+		for len(around) > 1 && !holds(around[len(around)-1].Prefix, p.Prefix) {
+			around = around[:len(around)-1]
+		}
+		address := lengthAddress(p.Prefix.Addr())
+		for _, length := range t.markers[p.Prefix.Bits()] {
+			mask := masks[length]
+			marker := lengthEntry{address: [2]uint64{address[0] & mask[0], address[1] & mask[1]}, length: uint8(length)}
+			if at := last[length]; at == 0 || entries[at-1].address != marker.address {
+				i := len(around) - 1
+				for i > 0 && around[i].Prefix.Bits() > length {
+					i--
+				}
+				marker.value = around[i].Class
+				entries = append(entries, marker)
+				last[length] = len(entries)
+			}
+			entries[last[length]-1].value |= uint32(perimeterLengthEntryLENGTH_LONGER)
+		}
+		entries = append(entries, lengthEntry{address, uint8(p.Prefix.Bits()), p.Class})
+		last[p.Prefix.Bits()] = len(entries)
+		around = append(around, p)
+	}
+	return entries
+}
+
+// lengthAddress is an address as the entries have it: of IPv4 in the first of four
+// words.
+func lengthAddress(a netip.Addr) [2]uint64 {
+	if a.Is4() {
+		return [2]uint64{uint64(key4(a))}
+	}
+	sixteen := a.As16()
+	return [2]uint64{binary.NativeEndian.Uint64(sixteen[:8]), binary.NativeEndian.Uint64(sixteen[8:])}
+}
+
+// places are the two blocks that may hold an entry, as in prefix_length_entry of
+// bpf/prefix.h.
+func (e *lengthEntry) places(blocks int) (first, second int) {
+	hash := (e.address[0]+uint64(e.length))*0x9e3779b97f4a7c15 + e.address[1]
+	hash = (hash ^ hash>>32) * 0xbf58476d1ce4e5b9
+	return int(hash >> 32 * uint64(blocks) >> 32), int(hash & math.MaxUint32 * uint64(blocks) >> 32)
+}
+
+// blocksOf puts entries into so many blocks. Nil: some find no place.
+func blocksOf(entries []lengthEntry, number int) []perimeterLengthBlock {
+	blocks := make([]perimeterLengthBlock, number)
+	for _, e := range entries {
+		if !place(blocks, e) {
+			return nil
+		}
+	}
+	return blocks
+}
+
+// place puts an entry into its first block. Where that is full, one of those there
+// goes to its own other block, and so on (cuckoo hashing).
+func place(blocks []perimeterLengthBlock, e lengthEntry) bool {
+	const movesMost = 500
+	at, _ := e.places(len(blocks))
+	for move := range movesMost {
+		if blocks[at].add(e) {
+			return true
+		}
+		e = blocks[at].replace(move%lengthEntries, e)
+		first, second := e.places(len(blocks))
+		if at == first {
+			blocks[first].Spilled = 1
+			at = second
+		} else {
+			at = first
+		}
+	}
+	return false
+}
+
+// add puts an entry into a block; false: it is full.
+func (b *perimeterLengthBlock) add(e lengthEntry) bool {
+	for i, length := range b.Length {
+		if length == 0 {
+			b.replace(i, e)
+			return true
+		}
+	}
+	return false
+}
+
+// replace puts an entry into a block for another, which it returns.
+func (b *perimeterLengthBlock) replace(i int, e lengthEntry) lengthEntry {
+	other := lengthEntry{b.AddressBe[i], b.Length[i], b.Value[i]}
+	b.AddressBe[i], b.Value[i], b.Length[i] = e.address, e.value, e.length
+	return other
+}
