@@ -93,8 +93,8 @@ __noinline __u32 prefix_run4(__u32 slot, __u32 address)
 }
 
 /*
- * The value of the entry of a length and address, or LENGTH_NO_ENTRY. It is in one of
- * two blocks, which user space picks in the same way (lengthEntry.places).
+ * The value of an address's entry of some length, or LENGTH_NO_ENTRY. User space hashes
+ * in the same way (lengthEntry.places).
  */
 static __always_inline __u32 prefix_length_entry(void *table, const struct family_index *index,
 						 const struct length_node *node, const struct address *address)
@@ -136,7 +136,7 @@ static __always_inline __u32 prefix_by_lengths(void *table, const struct family_
 		const struct length_node *node = &index->length_tree[number % LENGTHS_MOST];
 		__u32 value;
 
-		asm volatile("" ::: "memory"); /* what is on the stack or in a map is read again: there is little stack for copies */
+		asm volatile("" ::: "memory"); /* the address is read again each time, as there is little stack for copies */
 		value = prefix_length_entry(table, index, node, address);
 		if (value == LENGTH_NO_ENTRY) {
 			number = node->shorter;
@@ -196,7 +196,7 @@ __noinline __u32 prefix_class6(__u32 slot, __u32 word0_be, __u32 word1_be, __u32
 	__u32 *class = NULL;
 	void *inner;
 
-	asm volatile("" : "+m"(key)); /* the words are there and nowhere else: there is little stack for copies */
+	asm volatile("" : "+m"(key)); /* the words are read from there: as little */
 	if (!indexes)
 		return CLASS_NONE;
 	index = &indexes->of6;

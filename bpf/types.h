@@ -56,7 +56,7 @@ struct marks_shape {
 	__u32 count_log2;	/* of the marks */
 };
 
-/* A length of prefixes, in the binary tree of those there are. Nodes are told by their number, 0 (the root's) for none. */
+/* A length of prefixes, in the binary tree of those there are. Its nodes have numbers, the root 0, which elsewhere is none. */
 struct length_node {
 	__u64 mask_be[2];	/* the first so many bits of an address */
 	__u8 length;
@@ -109,15 +109,15 @@ enum run_leaf {
 };
 
 /*
- * A piece of prefix_lengths4 or prefix_lengths6: entries by a hash of length and
- * address, as far as there is room. An entry is a prefix, or a marker on the way to
- * longer ones; its class is the one of the longest prefix around it.
+ * A piece of prefix_lengths4 or prefix_lengths6. An entry is a prefix, or a marker on
+ * the way to longer ones; its class is the one of the longest prefix around it. It is
+ * in one of the two blocks that a hash of its length and address tells.
  */
 struct length_block {
 	__u64 address_be[LENGTH_ENTRIES][2];
 	__u32 value[LENGTH_ENTRIES];	/* class and LENGTH_LONGER */
 	__u8 length[LENGTH_ENTRIES];	/* 0: no entry */
-	__u8 spilled;			/* some that belong here had no room, and are where they belong second */
+	__u8 spilled;			/* 1: some entries are in their second block and not here, in their first */
 };
 
 enum length_entry {

@@ -31,15 +31,19 @@ type prefixKind struct {
 }
 
 func prefixKinds() []prefixKind {
-	mostlyHosts6 := slices.Repeat([]int{128}, 4000)
-	for length := 12; length < 128; length++ {
-		mostlyHosts6 = append(mostlyHosts6, length)
+	every := func(from, to int) (lengths []int) {
+		for length := from; length <= to; length++ {
+			lengths = append(lengths, length)
+		}
+		return lengths
 	}
 	mixed4 := []int{12, 16, 20, 22, 24, 24, 24, 24, 25, 28, 30, 31, 32}
 	mixed6 := []int{29, 32, 36, 40, 44, 48, 48, 56, 64, 64, 96, 127, 128}
 	return []prefixKind{
-		{name: "few", v4: true, many: 100, lengths: mixed4},
-		{name: "few", many: 100, lengths: mixed6},
+		{name: "few for their lengths", v4: true, many: 30, lengths: every(8, 32)},
+		{name: "few for their lengths", many: 100, lengths: every(12, 128)},
+		{name: "few", v4: true, many: 100, lengths: mixed4, byLength: true},
+		{name: "few", many: 100, lengths: mixed6, byLength: true},
 		{name: "many", v4: true, many: 600, lengths: mixed4, byLength: true, marks: true},
 		{name: "many", many: 600, lengths: mixed6, byLength: true, marks: true},
 		{name: "very many", v4: true, many: 6000, lengths: mixed4, runs: true, marks: true},
@@ -54,8 +58,8 @@ func prefixKinds() []prefixKind {
 		{name: "hosts", many: 3000, lengths: []int{128}, byLength: true, marks: true},
 		{name: "hosts, and networks around them", v4: true, many: 5000, lengths: []int{32}, short: 40, shortBits: 14, dense: true, byLength: true, marks: true},
 		{name: "hosts, and networks around them", many: 3000, lengths: []int{128}, short: 40, shortBits: 34, dense: true, byLength: true, marks: true},
-		{name: "hosts, and a few of every length", many: 3000, lengths: mostlyHosts6, byLength: true, marks: true},
-		{name: "few hosts", v4: true, many: 5, lengths: []int{32}},
+		{name: "hosts, and a few of every length", many: 3000, lengths: append(every(12, 127), slices.Repeat([]int{128}, 4000)...), byLength: true, marks: true},
+		{name: "few hosts", v4: true, many: 2, lengths: []int{32}},
 		{name: "few hosts", many: 8, lengths: []int{128}, byLength: true},
 		{name: "hosts, and a quarter of all", v4: true, many: 3000, lengths: []int{32}, short: 1, shortBits: 2, byLength: true, marks: true},
 	}
