@@ -13,15 +13,16 @@ import (
 // hold any set of them but are slow when there are many, or where what the prefixes
 // are allows something faster (bpf/prefix.h):
 //
-//   - they have few lengths for their number, or nearly all have one of few: they are
-//     in a hash by length, and the trie is empty;
+//   - they are many for the lengths they have: they are in a table by length, and the
+//     trie is empty;
 //   - many IPv4 prefixes of all lengths: they are in runs, and the trie is empty;
 //   - in front of any of these: marks, where most addresses would have none.
 //
 // Tables of many prefixes stay where they are while the policy changes little: what
 // it changed is in a table before them (prefixchanges.go).
 const (
-	// marksMin is from how many on marks are asked first: below, a trie costs no more.
+	// marksMin is from how many on marks are asked first: below, a trie or a few looks
+	// cost no more.
 	marksMin = 256
 	// runsMin is from how many on runs are worth the 4 MiB that they take at least.
 	runsMin = 4096
@@ -30,8 +31,8 @@ const (
 	runsBytesMost, runsBytesPerPrefix = 4 << 20, bytesPerPrefix - 20
 )
 
-// mostlyHosts reports whether full-length prefixes are so many that one look in a
-// hash nearly always tells.
+// mostlyHosts reports whether full-length prefixes are so many that they are better
+// found by their length than in runs.
 func mostlyHosts(prefixes []compile.PrefixClass) bool {
 	hosts := 0
 	for _, p := range prefixes {

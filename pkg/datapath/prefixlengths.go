@@ -9,9 +9,9 @@ import (
 )
 
 const (
-	// lengthsBytesPerPrefix is what a prefix may take with its share of the markers:
-	// no more than in a trie.
-	lengthsBytesPerPrefix = bytesPerPrefix
+	// lengthsBytesPerPrefix is what a prefix may take with its share of the markers: a
+	// quarter more than in a trie, and only lists of very many lengths come near it.
+	lengthsBytesPerPrefix = bytesPerPrefix * 5 / 4
 )
 
 const (
@@ -23,8 +23,12 @@ const (
 // Nil if it would have more than so many bytes. Half of the places are free, so few
 // entries are not in their first block.
 func (t *lengthTree) blocks(prefixes []compile.PrefixClass, bytes int) []perimeterLengthBlock {
-	entries := t.entries(prefixes)
-	for number := 2*len(entries)/lengthEntries + 1; number <= bytes/lengthBlockBytes; number += number/4 + 1 {
+	most := bytes / lengthBlockBytes
+	entries := t.entries(prefixes, most*lengthEntries/2)
+	if entries == nil {
+		return nil
+	}
+	for number := 2*len(entries)/lengthEntries + 1; number <= most; number += number/4 + 1 {
 		if blocks := blocksOf(entries, number); blocks != nil {
 			return blocks
 		}
@@ -39,12 +43,12 @@ type lengthEntry struct {
 	value   uint32
 }
 
-// entries are prefixes and their markers.
+// entries are prefixes and their markers. Nil: they are more than most.
 //
 // A marker is of the class of the longest prefix around it. The walk is in the order
 // of addresses: what is around a marker is around its prefix and has come before, and
 // so has the entry where another prefix has the same marker, as the last of its length.
-func (t *lengthTree) entries(prefixes []compile.PrefixClass) []lengthEntry {
+func (t *lengthTree) entries(prefixes []compile.PrefixClass, most int) []lengthEntry {
 	entries := make([]lengthEntry, 0, len(prefixes)*3/2)
 	var masks [lengthsMost + 1][2]uint64
 	for _, node := range t.nodes {
@@ -76,6 +80,9 @@ func (t *lengthTree) entries(prefixes []compile.PrefixClass) []lengthEntry {
 		}
 		entries = append(entries, lengthEntry{address, uint8(p.Prefix.Bits()), p.Class})
 		last[p.Prefix.Bits()] = len(entries)
+		if len(entries) > most {
+			return nil
+		}
 		around = append(around, p)
 	}
 	return entries

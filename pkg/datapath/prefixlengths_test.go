@@ -88,7 +88,7 @@ func TestLengths(t *testing.T) {
 		for _, m := range tree.markers {
 			deepest = max(deepest, len(m))
 		}
-		markers += len(tree.entries(prefixes)) - len(prefixes)
+		markers += len(tree.entries(prefixes, 1<<20)) - len(prefixes)
 	}
 	if deepest < lengthLooksMost-2 || markers < 10_000 {
 		t.Errorf("at most %d markers of a prefix and %d of all: too few to prove anything", deepest, markers)
