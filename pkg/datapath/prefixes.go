@@ -24,8 +24,9 @@ const (
 	// marksMin is from how many on marks are asked first: below, a trie or a few looks
 	// cost no more.
 	marksMin = 256
-	// runsMin is from how many on runs are worth the 4 MiB that they take at least.
-	runsMin = 4096
+	// runsMin is from how many on runs, which take 4 MiB at least, are smaller than a
+	// table by lengths, and as fast.
+	runsMin = 1 << 16
 	// runsBytesMost and runsBytesPerPrefix are what they may take beyond that: less
 	// than the trie does.
 	runsBytesMost, runsBytesPerPrefix = 4 << 20, bytesPerPrefix - 20
