@@ -111,8 +111,9 @@ static __always_inline __u32 prefix_length_entry(void *table, const struct famil
 		if (!block)
 			break;
 		for (int entry = 0; entry < LENGTH_ENTRIES; entry++)
-			if (block->address_be[entry][0] == high_be && block->address_be[entry][1] == low_be &&
-			    block->length[entry] == node->length)
+			/* One condition: of three the verifier would follow each. */
+			if (!((block->address_be[entry][0] ^ high_be) | (block->address_be[entry][1] ^ low_be) |
+			      (block->length[entry] ^ node->length)))
 				return block->value[entry];
 		if (!block->spilled)
 			break;
