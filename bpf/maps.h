@@ -193,30 +193,32 @@ struct {
 	});
 } prefix_marks6 SEC(".maps");
 
-/* Full-length prefixes, where nearly all are: to their class. */
+/* Every prefix by its length, and markers on the way to longer ones. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, GENERATION_SLOTS);
 	__type(key, __u32);
 	__array(values, struct {
-		__uint(type, BPF_MAP_TYPE_HASH);
+		__uint(type, BPF_MAP_TYPE_ARRAY);
 		__uint(max_entries, AGENT_SIZES_IT);
+		__uint(map_flags, BPF_F_INNER_MAP | BPF_F_MMAPABLE);
 		__type(key, __u32);
-		__type(value, __u32);
+		__type(value, struct length_block);
 	});
-} prefix_hosts4 SEC(".maps");
+} prefix_lengths4 SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, GENERATION_SLOTS);
 	__type(key, __u32);
 	__array(values, struct {
-		__uint(type, BPF_MAP_TYPE_HASH);
+		__uint(type, BPF_MAP_TYPE_ARRAY);
 		__uint(max_entries, AGENT_SIZES_IT);
-		__type(key, struct address);
-		__type(value, __u32);
+		__uint(map_flags, BPF_F_INNER_MAP | BPF_F_MMAPABLE);
+		__type(key, __u32);
+		__type(value, struct length_block);
 	});
-} prefix_hosts6 SEC(".maps");
+} prefix_lengths6 SEC(".maps");
 
 /* The whole IPv4 address space, in runs of the same class. */
 struct {

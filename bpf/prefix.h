@@ -9,8 +9,7 @@
  *           no new tables
  *   marks   a bit that is 0 says that no prefix holds the address
  *   runs    all of IPv4, for many prefixes of all lengths: the trie is empty
- *   hosts   a hash of the full-length prefixes, where nearly all are: the trie
- *           has only the others
+ *   lengths all in a hash by their lengths, few of which are asked: the trie is empty
  *
  * See README.md for when the agent picks which.
  */
@@ -93,6 +92,65 @@ __noinline __u32 prefix_run4(__u32 slot, __u32 address)
 	return leaf;
 }
 
+/*
+ * The value of an address's entry of some length, or LENGTH_NO_ENTRY. User space hashes
+ * in the same way (lengthEntry.places).
+ */
+static __always_inline __u32 prefix_length_entry(void *table, const struct family_index *index,
+						 const struct length_node *node, const struct address *address)
+{
+	__u64 high_be = ((__u64)address->word_be[1] << 32 | address->word_be[0]) & node->mask_be[0];
+	__u64 low_be = ((__u64)address->word_be[3] << 32 | address->word_be[2]) & node->mask_be[1];
+	__u64 hash = (high_be + node->length) * 0x9e3779b97f4a7c15 + low_be;
+
+	hash = (hash ^ hash >> 32) * 0xbf58476d1ce4e5b9;
+	for (int i = 0; i < 2; i++, hash <<= 32) {
+		__u32 number = (hash >> 32) * index->length_blocks >> 32;
+		struct length_block *block = bpf_map_lookup_elem(table, &number);
+
+		if (!block)
+			break;
+		for (int entry = 0; entry < LENGTH_ENTRIES; entry++)
+			/* One condition: of three the verifier would follow each. */
+			if (!((block->address_be[entry][0] ^ high_be) | (block->address_be[entry][1] ^ low_be) |
+			      (block->length[entry] ^ node->length)))
+				return block->value[entry];
+		if (!block->spilled)
+			break;
+	}
+	return LENGTH_NO_ENTRY;
+}
+
+/*
+ * The class by the lengths, which are searched by halving (Waldvogel, Varghese,
+ * Turner, Plattner, SIGCOMM 1997). An entry that is found settles all shorter
+ * lengths, one that is not all longer ones: each prefix has markers of the shorter
+ * lengths that are asked before its own.
+ */
+static __always_inline __u32 prefix_by_lengths(void *table, const struct family_index *index,
+					       const struct address *address)
+{
+	__u32 class = index->length_class;
+	__u8 number = 0;
+
+	for (int look = 0; look < LENGTH_LOOKS_MOST; look++) {
+		const struct length_node *node = &index->length_tree[number % LENGTHS_MOST];
+		__u32 value;
+
+		asm volatile("" ::: "memory"); /* the address is read again each time, as there is little stack for copies */
+		value = prefix_length_entry(table, index, node, address);
+		if (value == LENGTH_NO_ENTRY) {
+			number = node->shorter;
+		} else {
+			class = value & ~LENGTH_LONGER;
+			number = value & LENGTH_LONGER ? node->longer : 0;
+		}
+		if (!number)
+			break;
+	}
+	return class;
+}
+
 /* The class of an IPv4 address, or CLASS_NONE. Global, as prefix_class6 is, so that it is verified once. */
 __noinline __u32 prefix_class4(__u32 slot, __u32 word0_be)
 {
@@ -120,12 +178,9 @@ __noinline __u32 prefix_class4(__u32 slot, __u32 word0_be)
 	}
 	if (index->runs)
 		return prefix_run4(slot, bpf_ntohl(word0_be));
-	if (index->hosts) {
-		inner = bpf_map_lookup_elem(&prefix_hosts4, &slot);
-		if (inner)
-			class = bpf_map_lookup_elem(inner, &key.address_be);
-		if (class || index->only_hosts)
-			return class ? *class : CLASS_NONE;
+	if (index->length_blocks) {
+		inner = bpf_map_lookup_elem(&prefix_lengths4, &slot);
+		return inner ? prefix_by_lengths(inner, index, &address) : CLASS_NONE;
 	}
 	inner = bpf_map_lookup_elem(&prefixes4, &slot);
 	if (inner)
@@ -138,11 +193,11 @@ __noinline __u32 prefix_class6(__u32 slot, __u32 word0_be, __u32 word1_be, __u32
 {
 	struct prefix_index *indexes = bpf_map_lookup_elem(&prefix_indexes, &slot);
 	struct prefix_key6 key = {.length = 128, .address_be = {word0_be, word1_be, word2_be, word3_be}};
-	struct address address = {.word_be = {word0_be, word1_be, word2_be, word3_be}};
 	struct family_index *index;
 	__u32 *class = NULL;
 	void *inner;
 
+	asm volatile("" : "+m"(key)); /* the words are read from there: as little */
 	if (!indexes)
 		return CLASS_NONE;
 	index = &indexes->of6;
@@ -155,15 +210,12 @@ __noinline __u32 prefix_class6(__u32 slot, __u32 word0_be, __u32 word1_be, __u32
 	}
 	if (index->marks.bits) {
 		inner = bpf_map_lookup_elem(&prefix_marks6, &slot);
-		if (inner && !prefix_is_marked(inner, &index->marks, &address))
+		if (inner && !prefix_is_marked(inner, &index->marks, (const struct address *)key.address_be))
 			return CLASS_NONE;
 	}
-	if (index->hosts) {
-		inner = bpf_map_lookup_elem(&prefix_hosts6, &slot);
-		if (inner)
-			class = bpf_map_lookup_elem(inner, key.address_be);
-		if (class || index->only_hosts)
-			return class ? *class : CLASS_NONE;
+	if (index->length_blocks) {
+		inner = bpf_map_lookup_elem(&prefix_lengths6, &slot);
+		return inner ? prefix_by_lengths(inner, index, (const struct address *)key.address_be) : CLASS_NONE;
 	}
 	inner = bpf_map_lookup_elem(&prefixes6, &slot);
 	if (inner)

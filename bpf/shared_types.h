@@ -18,6 +18,10 @@ struct shared_types {
 	struct prefix_index prefix_index;
 	struct marks_shape marks_shape;
 	struct family_index family_index;
+	struct length_node length_node;
+	struct length_block length_block;
+	enum length_bound length_bound;
+	enum length_entry length_entry;
 	struct run_block run_block;
 	enum run_word run_word;
 	enum run_leaf run_leaf;

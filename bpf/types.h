@@ -56,12 +56,29 @@ struct marks_shape {
 	__u32 count_log2;	/* of the marks */
 };
 
+/* A length of prefixes, in the binary tree of those there are. Its nodes have numbers, the root 0, which elsewhere is none. */
+struct length_node {
+	__u64 mask_be[2];	/* the first so many bits of an address */
+	__u8 length;
+	__u8 shorter;		/* where to go on if there is no entry of this length, */
+	__u8 longer;		/* and if there is one that says LENGTH_LONGER */
+	__u8 unused[5];
+};
+
+enum length_bound {
+	LENGTHS_MOST = 128,	/* 1 to 128 */
+	LENGTH_LOOKS_MOST = 8,	/* the depth of the tree */
+	LENGTH_ENTRIES = 3,	/* in a block */
+};
+
 struct family_index {
 	struct marks_shape marks;
 	__u8 runs;		/* IPv4: prefix_runs4 alone tells */
-	__u8 hosts;		/* full-length prefixes are in prefix_hosts4 or prefix_hosts6, */
-	__u8 only_hosts;	/* and there are no others */
 	__u8 changes;		/* prefix_changes4 or prefix_changes6 is asked first */
+	__u8 unused[6];
+	__u32 length_blocks;	/* of prefix_lengths4 or prefix_lengths6, which alone tells; 0 = it does not */
+	__u32 length_class;	/* of addresses for which it has no entry */
+	struct length_node length_tree[LENGTHS_MOST];
 };
 
 /*
@@ -89,6 +106,23 @@ enum run_word {
 
 enum run_leaf {
 	RUN_NODE = 1 << 30,	/* a leaf that is no class but the number of a node */
+};
+
+/*
+ * A piece of prefix_lengths4 or prefix_lengths6. An entry is a prefix, or a marker on
+ * the way to longer ones; its class is the one of the longest prefix around it. It is
+ * in one of the two blocks that a hash of its length and address tells.
+ */
+struct length_block {
+	__u64 address_be[LENGTH_ENTRIES][2];
+	__u32 value[LENGTH_ENTRIES];	/* class and LENGTH_LONGER */
+	__u8 length[LENGTH_ENTRIES];	/* 0: no entry */
+	__u8 spilled;			/* 1: some entries are in their second block and not here, in their first */
+};
+
+enum length_entry {
+	LENGTH_LONGER = 1 << 30,	/* some longer prefix is inside */
+	LENGTH_NO_ENTRY = 1u << 31,	/* as a value: there is none */
 };
 
 /*

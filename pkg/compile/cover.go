@@ -129,7 +129,7 @@ func outermost(prefixes []netip.Prefix) []netip.Prefix {
 	slices.SortFunc(prefixes, policy.ComparePrefixes)
 	var out []netip.Prefix
 	for _, p := range prefixes {
-		if len(out) == 0 || !holds(out[len(out)-1], p) {
+		if len(out) == 0 || !policy.Holds(out[len(out)-1], p) {
 			out = append(out, p)
 		}
 	}
@@ -206,7 +206,7 @@ func marksInside(all []owned, edited []netip.Prefix) []mark {
 		if o.set.Len() < 16*len(edited) {
 			for p := range o.set.All() {
 				i, found := slices.BinarySearchFunc(edited, p, policy.ComparePrefixes)
-				if found || i > 0 && holds(edited[i-1], p) {
+				if found || i > 0 && policy.Holds(edited[i-1], p) {
 					marks = append(marks, mark{blockOf(p), o.owner})
 				}
 			}

@@ -69,10 +69,10 @@ func changesOf(built, wanted []PrefixClass, most int) (changes []PrefixClass, fe
 		} else {
 			at = wanted[0]
 		}
-		for len(around) > 0 && !holds(around[len(around)-1].Prefix, at.Prefix) {
+		for len(around) > 0 && !policy.Holds(around[len(around)-1].Prefix, at.Prefix) {
 			around = around[:len(around)-1]
 		}
-		inside := changed.IsValid() && holds(changed, at.Prefix)
+		inside := changed.IsValid() && policy.Holds(changed, at.Prefix)
 		switch {
 		case order < 0: // gone: its addresses are of what is around it
 			if !inside {

@@ -30,7 +30,7 @@ type Prefixes struct {
 func newPrefixes(base []PrefixClass) Prefixes {
 	p := Prefixes{Base: base}
 	for i := 1; i < len(base); i++ {
-		if holds(base[i-1].Prefix, base[i].Prefix) {
+		if policy.Holds(base[i-1].Prefix, base[i].Prefix) {
 			p.outer = append(p.outer, base[i-1])
 		}
 	}
@@ -83,7 +83,7 @@ func (p Prefixes) around(inner netip.Prefix, changes []PrefixClass, first int) u
 	if n := len(changes); n > 0 {
 		return changes[n-1].Class
 	}
-	if first > 0 && holds(p.Base[first-1].Prefix, inner) {
+	if first > 0 && policy.Holds(p.Base[first-1].Prefix, inner) {
 		return p.Base[first-1].Class
 	}
 	// What is right before it is not around it, so what is has that inside too.
@@ -95,7 +95,7 @@ func (p Prefixes) around(inner netip.Prefix, changes []PrefixClass, first int) u
 
 // onlyAround leaves of prefixes, each inside the one before, those around another.
 func onlyAround(open []PrefixClass, inner netip.Prefix) []PrefixClass {
-	for len(open) > 0 && !holds(open[len(open)-1].Prefix, inner) {
+	for len(open) > 0 && !policy.Holds(open[len(open)-1].Prefix, inner) {
 		open = open[:len(open)-1]
 	}
 	return open
@@ -115,7 +115,7 @@ func seek(sorted []PrefixClass, from int, p netip.Prefix) int {
 
 // endInside returns where in a sorted list what is a prefix, or inside it, ends.
 func endInside(sorted []PrefixClass, first int, outer netip.Prefix) int {
-	for first < len(sorted) && holds(outer, sorted[first].Prefix) {
+	for first < len(sorted) && policy.Holds(outer, sorted[first].Prefix) {
 		first++
 	}
 	return first
@@ -137,9 +137,4 @@ func closestAround[E any](sorted []E, prefixOf func(*E) netip.Prefix, inner neti
 		bits = min(bits-1, blockOf(prefixOf(&sorted[at-1])).common(blockOf(wider)))
 	}
 	return -1
-}
-
-// holds reports whether a prefix is, or is inside, another of its family.
-func holds(outer, inner netip.Prefix) bool {
-	return outer.Bits() <= inner.Bits() && outer.Contains(inner.Addr())
 }

@@ -50,9 +50,9 @@ const (
 	answerMapPacketCounts    = "packet_counts"
 	answerMapPrefixChanges4  = "prefix_changes4"
 	answerMapPrefixChanges6  = "prefix_changes6"
-	answerMapPrefixHosts4    = "prefix_hosts4"
-	answerMapPrefixHosts6    = "prefix_hosts6"
 	answerMapPrefixIndexes   = "prefix_indexes"
+	answerMapPrefixLengths4  = "prefix_lengths4"
+	answerMapPrefixLengths6  = "prefix_lengths6"
 	answerMapPrefixMarks4    = "prefix_marks4"
 	answerMapPrefixMarks6    = "prefix_marks6"
 	answerMapPrefixRuns4     = "prefix_runs4"
@@ -153,9 +153,9 @@ type answerMapSpecs struct {
 	PacketCounts    *ebpf.MapSpec `ebpf:"packet_counts"`
 	PrefixChanges4  *ebpf.MapSpec `ebpf:"prefix_changes4"`
 	PrefixChanges6  *ebpf.MapSpec `ebpf:"prefix_changes6"`
-	PrefixHosts4    *ebpf.MapSpec `ebpf:"prefix_hosts4"`
-	PrefixHosts6    *ebpf.MapSpec `ebpf:"prefix_hosts6"`
 	PrefixIndexes   *ebpf.MapSpec `ebpf:"prefix_indexes"`
+	PrefixLengths4  *ebpf.MapSpec `ebpf:"prefix_lengths4"`
+	PrefixLengths6  *ebpf.MapSpec `ebpf:"prefix_lengths6"`
 	PrefixMarks4    *ebpf.MapSpec `ebpf:"prefix_marks4"`
 	PrefixMarks6    *ebpf.MapSpec `ebpf:"prefix_marks6"`
 	PrefixRuns4     *ebpf.MapSpec `ebpf:"prefix_runs4"`
@@ -232,9 +232,9 @@ type answerMaps struct {
 	PacketCounts    *ebpf.Map `ebpf:"packet_counts"`
 	PrefixChanges4  *ebpf.Map `ebpf:"prefix_changes4"`
 	PrefixChanges6  *ebpf.Map `ebpf:"prefix_changes6"`
-	PrefixHosts4    *ebpf.Map `ebpf:"prefix_hosts4"`
-	PrefixHosts6    *ebpf.Map `ebpf:"prefix_hosts6"`
 	PrefixIndexes   *ebpf.Map `ebpf:"prefix_indexes"`
+	PrefixLengths4  *ebpf.Map `ebpf:"prefix_lengths4"`
+	PrefixLengths6  *ebpf.Map `ebpf:"prefix_lengths6"`
 	PrefixMarks4    *ebpf.Map `ebpf:"prefix_marks4"`
 	PrefixMarks6    *ebpf.Map `ebpf:"prefix_marks6"`
 	PrefixRuns4     *ebpf.Map `ebpf:"prefix_runs4"`
@@ -284,9 +284,9 @@ func (m *answerMaps) Close() error {
 		m.PacketCounts,
 		m.PrefixChanges4,
 		m.PrefixChanges6,
-		m.PrefixHosts4,
-		m.PrefixHosts6,
 		m.PrefixIndexes,
+		m.PrefixLengths4,
+		m.PrefixLengths6,
 		m.PrefixMarks4,
 		m.PrefixMarks6,
 		m.PrefixRuns4,

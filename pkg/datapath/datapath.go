@@ -23,7 +23,7 @@ import (
 // pinLayout names the directory below Options.Root. It changes with every
 // change of bpf/types.h or bpf/maps.h, so that what an older agent pinned is
 // never read as something else.
-const pinLayout = "layout-6"
+const pinLayout = "layout-7"
 
 // Datapath is the loaded data path. Its methods may be called by several
 // goroutines at once.

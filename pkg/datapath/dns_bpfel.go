@@ -50,9 +50,9 @@ const (
 	dnsMapPacketCounts    = "packet_counts"
 	dnsMapPrefixChanges4  = "prefix_changes4"
 	dnsMapPrefixChanges6  = "prefix_changes6"
-	dnsMapPrefixHosts4    = "prefix_hosts4"
-	dnsMapPrefixHosts6    = "prefix_hosts6"
 	dnsMapPrefixIndexes   = "prefix_indexes"
+	dnsMapPrefixLengths4  = "prefix_lengths4"
+	dnsMapPrefixLengths6  = "prefix_lengths6"
 	dnsMapPrefixMarks4    = "prefix_marks4"
 	dnsMapPrefixMarks6    = "prefix_marks6"
 	dnsMapPrefixRuns4     = "prefix_runs4"
@@ -159,9 +159,9 @@ type dnsMapSpecs struct {
 	PacketCounts    *ebpf.MapSpec `ebpf:"packet_counts"`
 	PrefixChanges4  *ebpf.MapSpec `ebpf:"prefix_changes4"`
 	PrefixChanges6  *ebpf.MapSpec `ebpf:"prefix_changes6"`
-	PrefixHosts4    *ebpf.MapSpec `ebpf:"prefix_hosts4"`
-	PrefixHosts6    *ebpf.MapSpec `ebpf:"prefix_hosts6"`
 	PrefixIndexes   *ebpf.MapSpec `ebpf:"prefix_indexes"`
+	PrefixLengths4  *ebpf.MapSpec `ebpf:"prefix_lengths4"`
+	PrefixLengths6  *ebpf.MapSpec `ebpf:"prefix_lengths6"`
 	PrefixMarks4    *ebpf.MapSpec `ebpf:"prefix_marks4"`
 	PrefixMarks6    *ebpf.MapSpec `ebpf:"prefix_marks6"`
 	PrefixRuns4     *ebpf.MapSpec `ebpf:"prefix_runs4"`
@@ -238,9 +238,9 @@ type dnsMaps struct {
 	PacketCounts    *ebpf.Map `ebpf:"packet_counts"`
 	PrefixChanges4  *ebpf.Map `ebpf:"prefix_changes4"`
 	PrefixChanges6  *ebpf.Map `ebpf:"prefix_changes6"`
-	PrefixHosts4    *ebpf.Map `ebpf:"prefix_hosts4"`
-	PrefixHosts6    *ebpf.Map `ebpf:"prefix_hosts6"`
 	PrefixIndexes   *ebpf.Map `ebpf:"prefix_indexes"`
+	PrefixLengths4  *ebpf.Map `ebpf:"prefix_lengths4"`
+	PrefixLengths6  *ebpf.Map `ebpf:"prefix_lengths6"`
 	PrefixMarks4    *ebpf.Map `ebpf:"prefix_marks4"`
 	PrefixMarks6    *ebpf.Map `ebpf:"prefix_marks6"`
 	PrefixRuns4     *ebpf.Map `ebpf:"prefix_runs4"`
@@ -290,9 +290,9 @@ func (m *dnsMaps) Close() error {
 		m.PacketCounts,
 		m.PrefixChanges4,
 		m.PrefixChanges6,
-		m.PrefixHosts4,
-		m.PrefixHosts6,
 		m.PrefixIndexes,
+		m.PrefixLengths4,
+		m.PrefixLengths6,
 		m.PrefixMarks4,
 		m.PrefixMarks6,
 		m.PrefixRuns4,

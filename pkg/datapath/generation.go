@@ -362,8 +362,8 @@ func (d *Datapath) outerMaps() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
 		"locals4": m.Locals4, "locals6": m.Locals6,
 		"local_prefixes4": m.LocalPrefixes4, "local_prefixes6": m.LocalPrefixes6,
-		"prefixes4": m.Prefixes4, "prefix_runs4": m.PrefixRuns4, "prefix_hosts4": m.PrefixHosts4, "prefix_marks4": m.PrefixMarks4, "prefix_changes4": m.PrefixChanges4,
-		"prefixes6": m.Prefixes6, "prefix_hosts6": m.PrefixHosts6, "prefix_marks6": m.PrefixMarks6, "prefix_changes6": m.PrefixChanges6,
+		"prefixes4": m.Prefixes4, "prefix_runs4": m.PrefixRuns4, "prefix_lengths4": m.PrefixLengths4, "prefix_marks4": m.PrefixMarks4, "prefix_changes4": m.PrefixChanges4,
+		"prefixes6": m.Prefixes6, "prefix_lengths6": m.PrefixLengths6, "prefix_marks6": m.PrefixMarks6, "prefix_changes6": m.PrefixChanges6,
 		"scope_classes": m.ScopeClasses, "class_parents": m.ClassParents, "members": m.Members, "spans": m.Spans, "outcomes": m.Outcomes,
 		"name_classes": m.NameClasses, "name_meanings": m.NameMeanings, "name_sets": m.NameSets, "name_rules": m.NameRules,
 	}

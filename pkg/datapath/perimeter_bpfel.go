@@ -162,12 +162,14 @@ const (
 )
 
 type perimeterFamilyIndex struct {
-	_         structs.HostLayout
-	Marks     perimeterMarksShape
-	Runs      uint8
-	Hosts     uint8
-	OnlyHosts uint8
-	Changes   uint8
+	_            structs.HostLayout
+	Marks        perimeterMarksShape
+	Runs         uint8
+	Changes      uint8
+	Unused       [6]uint8
+	LengthBlocks uint32
+	LengthClass  uint32
+	LengthTree   [128]perimeterLengthNode
 }
 
 type perimeterFlow struct {
@@ -306,6 +308,38 @@ type perimeterLearntSlot struct {
 	Set  uint64
 	Slot uint32
 	Pad  uint32
+}
+
+type perimeterLengthBlock struct {
+	_         structs.HostLayout
+	AddressBe [3][2]uint64
+	Value     [3]uint32
+	Length    [3]uint8
+	Spilled   uint8
+}
+
+type perimeterLengthBound uint32
+
+const (
+	perimeterLengthBoundLENGTHS_MOST      perimeterLengthBound = 128
+	perimeterLengthBoundLENGTH_LOOKS_MOST perimeterLengthBound = 8
+	perimeterLengthBoundLENGTH_ENTRIES    perimeterLengthBound = 3
+)
+
+type perimeterLengthEntry uint32
+
+const (
+	perimeterLengthEntryLENGTH_LONGER   perimeterLengthEntry = 1073741824
+	perimeterLengthEntryLENGTH_NO_ENTRY perimeterLengthEntry = 2147483648
+)
+
+type perimeterLengthNode struct {
+	_       structs.HostLayout
+	MaskBe  [2]uint64
+	Length  uint8
+	Shorter uint8
+	Longer  uint8
+	Unused  [5]uint8
 }
 
 type perimeterLoadSettings struct {
@@ -720,9 +754,9 @@ const (
 	perimeterMapPacketCounts    = "packet_counts"
 	perimeterMapPrefixChanges4  = "prefix_changes4"
 	perimeterMapPrefixChanges6  = "prefix_changes6"
-	perimeterMapPrefixHosts4    = "prefix_hosts4"
-	perimeterMapPrefixHosts6    = "prefix_hosts6"
 	perimeterMapPrefixIndexes   = "prefix_indexes"
+	perimeterMapPrefixLengths4  = "prefix_lengths4"
+	perimeterMapPrefixLengths6  = "prefix_lengths6"
 	perimeterMapPrefixMarks4    = "prefix_marks4"
 	perimeterMapPrefixMarks6    = "prefix_marks6"
 	perimeterMapPrefixRuns4     = "prefix_runs4"
@@ -834,9 +868,9 @@ type perimeterMapSpecs struct {
 	PacketCounts    *ebpf.MapSpec `ebpf:"packet_counts"`
 	PrefixChanges4  *ebpf.MapSpec `ebpf:"prefix_changes4"`
 	PrefixChanges6  *ebpf.MapSpec `ebpf:"prefix_changes6"`
-	PrefixHosts4    *ebpf.MapSpec `ebpf:"prefix_hosts4"`
-	PrefixHosts6    *ebpf.MapSpec `ebpf:"prefix_hosts6"`
 	PrefixIndexes   *ebpf.MapSpec `ebpf:"prefix_indexes"`
+	PrefixLengths4  *ebpf.MapSpec `ebpf:"prefix_lengths4"`
+	PrefixLengths6  *ebpf.MapSpec `ebpf:"prefix_lengths6"`
 	PrefixMarks4    *ebpf.MapSpec `ebpf:"prefix_marks4"`
 	PrefixMarks6    *ebpf.MapSpec `ebpf:"prefix_marks6"`
 	PrefixRuns4     *ebpf.MapSpec `ebpf:"prefix_runs4"`
@@ -912,9 +946,9 @@ type perimeterMaps struct {
 	PacketCounts    *ebpf.Map `ebpf:"packet_counts"`
 	PrefixChanges4  *ebpf.Map `ebpf:"prefix_changes4"`
 	PrefixChanges6  *ebpf.Map `ebpf:"prefix_changes6"`
-	PrefixHosts4    *ebpf.Map `ebpf:"prefix_hosts4"`
-	PrefixHosts6    *ebpf.Map `ebpf:"prefix_hosts6"`
 	PrefixIndexes   *ebpf.Map `ebpf:"prefix_indexes"`
+	PrefixLengths4  *ebpf.Map `ebpf:"prefix_lengths4"`
+	PrefixLengths6  *ebpf.Map `ebpf:"prefix_lengths6"`
 	PrefixMarks4    *ebpf.Map `ebpf:"prefix_marks4"`
 	PrefixMarks6    *ebpf.Map `ebpf:"prefix_marks6"`
 	PrefixRuns4     *ebpf.Map `ebpf:"prefix_runs4"`
@@ -963,9 +997,9 @@ func (m *perimeterMaps) Close() error {
 		m.PacketCounts,
 		m.PrefixChanges4,
 		m.PrefixChanges6,
-		m.PrefixHosts4,
-		m.PrefixHosts6,
 		m.PrefixIndexes,
+		m.PrefixLengths4,
+		m.PrefixLengths6,
 		m.PrefixMarks4,
 		m.PrefixMarks6,
 		m.PrefixRuns4,

@@ -16,10 +16,11 @@ func TestChangesInForce(t *testing.T) {
 	source := seeded(t)
 	r := newRig(t, Options{})
 	for _, k := range []prefixKind{
-		{name: "runs", v4: true, many: 20_000, lengths: []int{16, 20, 24, 24, 28, 32}},
+		{name: "runs", v4: true, many: 70_000, lengths: []int{16, 20, 24, 24, 28, 32}},
+		{name: "lengths", v4: true, many: 20_000, lengths: []int{16, 20, 24, 24, 28, 32}},
 		{name: "hosts", v4: true, many: 20_000, lengths: []int{32}, short: 40, shortBits: 14},
 		{name: "hosts IPv6", many: 20_000, lengths: []int{128}},
-		{name: "marks IPv6", many: 20_000, lengths: []int{32, 40, 48, 56, 64}},
+		{name: "lengths IPv6", many: 20_000, lengths: []int{32, 40, 48, 56, 64}},
 	} {
 		t.Run(k.name, func(t *testing.T) {
 			outer, index := "prefixes6", func() perimeterFamilyIndex { return r.inForce.index6 }

@@ -14,26 +14,27 @@ import (
 // hold any set of them but are slow when there are many, or where what the prefixes
 // are allows something faster (bpf/prefix.h):
 //
-//   - nearly all are hosts: those are in a hash, and the trie has the others;
+//   - they are many for the lengths they have: they are in a table by length, and the
+//     trie is empty;
 //   - many IPv4 prefixes of all lengths: they are in runs, and the trie is empty;
 //   - in front of any of these: marks, where most addresses would have none.
 //
 // Tables of many prefixes stay where they are while the policy changes little: what
 // it changed is in a table before them (compile.Prefixes).
 const (
-	// marksMin is from how many on marks are asked first: below, a trie costs no more.
+	// marksMin is from how many on marks are asked first: below, a trie or a few looks
+	// cost no more.
 	marksMin = 256
-	// hostsMin is how many there must be for a table of hosts.
-	hostsMin = 16
-	// runsMin is from how many on runs are worth the 4 MiB that they take at least.
-	runsMin = 4096
+	// runsMin is from how many on runs, which take 4 MiB at least, are smaller than a
+	// table by lengths, and as fast.
+	runsMin = 1 << 16
 	// runsBytesMost and runsBytesPerPrefix are what they may take beyond that: less
 	// than the trie does.
 	runsBytesMost, runsBytesPerPrefix = 4 << 20, bytesPerPrefix - 20
 )
 
-// mostlyHosts reports whether full-length prefixes get a table of their own: not if
-// too many addresses would be looked for there in vain.
+// mostlyHosts reports whether full-length prefixes are so many that they are better
+// found by their length than in runs.
 func mostlyHosts(prefixes []compile.PrefixClass) bool {
 	hosts := 0
 	for _, p := range prefixes {
@@ -41,31 +42,30 @@ func mostlyHosts(prefixes []compile.PrefixClass) bool {
 			hosts++
 		}
 	}
-	return len(prefixes) >= hostsMin && hosts*8 >= len(prefixes)*7
+	return hosts*8 >= len(prefixes)*7
 }
 
 // familyTables are the tables of one family's prefixes: the names of their outer
 // maps, and how keys are written there.
-type familyTables[P, H any] struct {
-	trie, hosts, marks, changes string
-	runs                        string // "": the family has none
-	prefix                      func(netip.Prefix) P
-	host                        func(netip.Addr) H
+type familyTables[P any] struct {
+	trie, lengths, marks, changes string
+	runs                          string // "": the family has none
+	prefix                        func(netip.Prefix) P
 }
 
 func (d *Datapath) buildPrefixes4(g *generation) (err error) {
-	of := familyTables[perimeterPrefixKey4, uint32]{
-		trie: "prefixes4", hosts: "prefix_hosts4", marks: "prefix_marks4", changes: "prefix_changes4", runs: "prefix_runs4",
-		prefix: prefixKey4, host: key4,
+	of := familyTables[perimeterPrefixKey4]{
+		trie: "prefixes4", lengths: "prefix_lengths4", marks: "prefix_marks4", changes: "prefix_changes4", runs: "prefix_runs4",
+		prefix: prefixKey4,
 	}
 	g.index4, err = of.build(d, g, d.before().index4, d.before().tables.Prefixes4, g.tables.Prefixes4)
 	return err
 }
 
 func (d *Datapath) buildPrefixes6(g *generation) (err error) {
-	of := familyTables[perimeterPrefixKey6, [4]uint32]{
-		trie: "prefixes6", hosts: "prefix_hosts6", marks: "prefix_marks6", changes: "prefix_changes6",
-		prefix: prefixKey6, host: key6,
+	of := familyTables[perimeterPrefixKey6]{
+		trie: "prefixes6", lengths: "prefix_lengths6", marks: "prefix_marks6", changes: "prefix_changes6",
+		prefix: prefixKey6,
 	}
 	g.index6, err = of.build(d, g, d.before().index6, d.before().tables.Prefixes6, g.tables.Prefixes6)
 	return err
@@ -74,8 +74,8 @@ func (d *Datapath) buildPrefixes6(g *generation) (err error) {
 // build makes the tables of prefixes, or takes over those in force as far as they say
 // the same: most edits of a policy change no prefix or few, and a trie of a million
 // takes a second to load.
-func (of *familyTables[P, H]) build(d *Datapath, g *generation, index perimeterFamilyIndex, before, prefixes compile.Prefixes) (perimeterFamilyIndex, error) {
-	outers := []string{of.trie, of.hosts, of.marks}
+func (of *familyTables[P]) build(d *Datapath, g *generation, index perimeterFamilyIndex, before, prefixes compile.Prefixes) (perimeterFamilyIndex, error) {
+	outers := []string{of.trie, of.lengths, of.marks}
 	if of.runs != "" {
 		outers = append(outers, of.runs)
 	}
@@ -97,7 +97,7 @@ func (of *familyTables[P, H]) build(d *Datapath, g *generation, index perimeterF
 }
 
 // change makes the table of changes.
-func (of *familyTables[P, H]) change(d *Datapath, g *generation, changes []compile.PrefixClass) error {
+func (of *familyTables[P]) change(d *Datapath, g *generation, changes []compile.PrefixClass) error {
 	keys, classes := make([]P, len(changes)), make([]uint32, len(changes))
 	for i, c := range changes {
 		keys[i], classes[i] = of.prefix(c.Prefix), c.Class
@@ -106,11 +106,10 @@ func (of *familyTables[P, H]) change(d *Datapath, g *generation, changes []compi
 }
 
 // fill makes the tables for these prefixes.
-func (of *familyTables[P, H]) fill(d *Datapath, g *generation, prefixes []compile.PrefixClass) (perimeterFamilyIndex, error) {
+func (of *familyTables[P]) fill(d *Datapath, g *generation, prefixes []compile.PrefixClass) (perimeterFamilyIndex, error) {
 	var index perimeterFamilyIndex
 	var runs []perimeterRunBlock
-	apart := mostlyHosts(prefixes)
-	if of.runs != "" && len(prefixes) >= runsMin && !apart {
+	if of.runs != "" && len(prefixes) >= runsMin && !mostlyHosts(prefixes) {
 		runs = runsOf(prefixes, runsBytesMost+runsBytesPerPrefix*len(prefixes))
 	}
 	var marks []uint64
@@ -119,48 +118,24 @@ func (of *familyTables[P, H]) fill(d *Datapath, g *generation, prefixes []compil
 		index.Runs = 1
 		prefixes = nil // of the tables that are left
 	}
-	split := of.split(prefixes, apart)
-	if apart {
-		index.Hosts = 1
-		if len(split.keys) == 0 {
-			index.OnlyHosts = 1
+	var blocks []perimeterLengthBlock
+	if tree := lengthTreeOf(prefixes); tree.pays(len(prefixes)) {
+		if blocks = tree.blocks(prefixes, lengthsBytesPerPrefix*len(prefixes)); blocks != nil {
+			index.LengthBlocks, index.LengthClass, index.LengthTree = uint32(len(blocks)), tree.class, tree.nodes
+			prefixes = nil
 		}
 	}
 	var group errgroup.Group
 	group.Go(func() error {
-		return errors.Join(
-			table(d, g, of.trie, split.keys, split.classes),
-			table(d, g, of.hosts, split.hosts, split.ofHosts),
-		)
+		keys, classes := make([]P, len(prefixes)), make([]uint32, len(prefixes))
+		for i, p := range prefixes {
+			keys[i], classes[i] = of.prefix(p.Prefix), p.Class
+		}
+		return table(d, g, of.trie, keys, classes)
 	})
-	err := array(d, g, of.marks, marks)
+	err := errors.Join(array(d, g, of.marks, marks), array(d, g, of.lengths, blocks))
 	if of.runs != "" {
 		err = errors.Join(err, array(d, g, of.runs, runs))
 	}
 	return index, errors.Join(err, group.Wait())
-}
-
-// split is prefixes as the kernel takes them: what is for the trie, and what for
-// the hash of hosts.
-type split[P, H any] struct {
-	keys             []P
-	hosts            []H
-	classes, ofHosts []uint32
-}
-
-func (of *familyTables[P, H]) split(prefixes []compile.PrefixClass, apart bool) *split[P, H] {
-	s := &split[P, H]{}
-	if apart {
-		s.hosts, s.ofHosts = make([]H, 0, len(prefixes)), make([]uint32, 0, len(prefixes))
-	} else {
-		s.keys, s.classes = make([]P, 0, len(prefixes)), make([]uint32, 0, len(prefixes))
-	}
-	for _, p := range prefixes {
-		if apart && p.Prefix.IsSingleIP() {
-			s.hosts, s.ofHosts = append(s.hosts, of.host(p.Prefix.Addr())), append(s.ofHosts, p.Class)
-		} else {
-			s.keys, s.classes = append(s.keys, of.prefix(p.Prefix)), append(s.classes, p.Class)
-		}
-	}
-	return s
 }

@@ -27,30 +27,42 @@ type prefixKind struct {
 	// dense has all within a few networks, one in another.
 	dense bool
 
-	runs, hosts, onlyHosts, marks bool // what is expected of the index
+	runs, byLength, marks bool // what is expected of the index
 }
 
 func prefixKinds() []prefixKind {
+	every := func(from, to int) (lengths []int) {
+		for length := from; length <= to; length++ {
+			lengths = append(lengths, length)
+		}
+		return lengths
+	}
 	mixed4 := []int{12, 16, 20, 22, 24, 24, 24, 24, 25, 28, 30, 31, 32}
 	mixed6 := []int{29, 32, 36, 40, 44, 48, 48, 56, 64, 64, 96, 127, 128}
 	return []prefixKind{
-		{name: "few", v4: true, many: 100, lengths: mixed4},
-		{name: "few", many: 100, lengths: mixed6},
-		{name: "many", v4: true, many: 600, lengths: mixed4, marks: true},
-		{name: "many", many: 600, lengths: mixed6, marks: true},
-		{name: "very many", v4: true, many: 6000, lengths: mixed4, runs: true, marks: true},
-		{name: "very many, dense", v4: true, many: 9000, lengths: mixed4, dense: true, runs: true, marks: true},
-		{name: "very many", many: 6000, lengths: mixed6, marks: true},
-		{name: "very many, dense", many: 6000, lengths: mixed6, dense: true, marks: true},
-		{name: "very many, and a quarter of all", v4: true, many: 6000, lengths: mixed4, short: 1, shortBits: 2, runs: true, marks: true},
-		{name: "very many, and half of all", v4: true, many: 6000, lengths: mixed4, short: 1, shortBits: 1, runs: true},
-		{name: "many, and a quarter of all", many: 600, lengths: mixed6, short: 1, shortBits: 6, marks: true},
-		{name: "many, and some very short", many: 600, lengths: mixed6, short: 3, shortBits: 12, marks: true},
-		{name: "hosts", v4: true, many: 3000, lengths: []int{32}, hosts: true, onlyHosts: true, marks: true},
-		{name: "hosts", many: 3000, lengths: []int{128}, hosts: true, onlyHosts: true, marks: true},
-		{name: "hosts, and networks around them", v4: true, many: 5000, lengths: []int{32}, short: 40, shortBits: 14, dense: true, hosts: true, marks: true},
-		{name: "hosts, and networks around them", many: 3000, lengths: []int{128}, short: 40, shortBits: 34, dense: true, hosts: true, marks: true},
-		{name: "hosts, and a quarter of all", v4: true, many: 3000, lengths: []int{32}, short: 1, shortBits: 2, hosts: true, marks: true},
+		{name: "few for their lengths", v4: true, many: 30, lengths: every(8, 32)},
+		{name: "few for their lengths", many: 100, lengths: every(12, 128)},
+		{name: "few", v4: true, many: 100, lengths: mixed4, byLength: true},
+		{name: "few", many: 100, lengths: mixed6, byLength: true},
+		{name: "many", v4: true, many: 600, lengths: mixed4, byLength: true, marks: true},
+		{name: "many", many: 600, lengths: mixed6, byLength: true, marks: true},
+		{name: "very many", v4: true, many: 6000, lengths: mixed4, byLength: true, marks: true},
+		{name: "extremely many", v4: true, many: 70_000, lengths: mixed4[2:], runs: true, marks: true},
+		{name: "very many, dense", v4: true, many: 9000, lengths: mixed4, dense: true, byLength: true, marks: true},
+		{name: "very many", many: 6000, lengths: mixed6, byLength: true, marks: true},
+		{name: "very many, dense", many: 6000, lengths: mixed6, dense: true, byLength: true, marks: true},
+		{name: "very many, and a quarter of all", v4: true, many: 6000, lengths: mixed4, short: 1, shortBits: 2, byLength: true, marks: true},
+		{name: "extremely many, and half of all", v4: true, many: 90_000, lengths: mixed4[2:], short: 1, shortBits: 1, runs: true},
+		{name: "many, and a quarter of all", many: 600, lengths: mixed6, short: 1, shortBits: 6, byLength: true, marks: true},
+		{name: "many, and some very short", many: 600, lengths: mixed6, short: 3, shortBits: 12, byLength: true, marks: true},
+		{name: "hosts", v4: true, many: 3000, lengths: []int{32}, byLength: true, marks: true},
+		{name: "hosts", many: 3000, lengths: []int{128}, byLength: true, marks: true},
+		{name: "hosts, and networks around them", v4: true, many: 5000, lengths: []int{32}, short: 40, shortBits: 14, dense: true, byLength: true, marks: true},
+		{name: "hosts, and networks around them", many: 3000, lengths: []int{128}, short: 40, shortBits: 34, dense: true, byLength: true, marks: true},
+		{name: "hosts, and a few of every length", many: 3000, lengths: append(every(12, 127), slices.Repeat([]int{128}, 4000)...), byLength: true, marks: true},
+		{name: "few hosts", v4: true, many: 2, lengths: []int{32}},
+		{name: "few hosts", many: 8, lengths: []int{128}, byLength: true},
+		{name: "hosts, and a quarter of all", v4: true, many: 3000, lengths: []int{32}, short: 1, shortBits: 2, byLength: true, marks: true},
 	}
 }
 
@@ -120,8 +132,9 @@ func TestPrefixForms(t *testing.T) {
 			if !k.v4 {
 				index = r.inForce.index6
 			}
-			if index.Runs == 1 != k.runs || index.Hosts == 1 != k.hosts || index.OnlyHosts == 1 != k.onlyHosts || index.Marks.Bits != 0 != k.marks {
-				t.Errorf("the tables have another form than this test is for: %+v", index)
+			if index.Runs == 1 != k.runs || index.LengthBlocks > 0 != k.byLength || index.Marks.Bits != 0 != k.marks {
+				t.Errorf("the tables have another form than this test is for: %d of runs, %d blocks by length, marks of %d bits",
+					index.Runs, index.LengthBlocks, index.Marks.Bits)
 			}
 		})
 	}
@@ -143,15 +156,16 @@ func lookUpRun(blocks []perimeterRunBlock, a netip.Addr) uint32 {
 	return at
 }
 
-// TestDerivedPrefixes holds runs and marks against an independent longest-prefix
-// match: runs tell each address's class, and no address in a prefix lacks its mark.
+// TestDerivedPrefixes holds runs, lengths and marks against an independent
+// longest-prefix match: the first two tell each address's class, and no address in a
+// prefix lacks its mark.
 func TestDerivedPrefixes(t *testing.T) {
 	source := seeded(t)
 	for _, k := range prefixKinds() {
 		var prefixes []compile.PrefixClass
 		var table bart.Table[uint32]
 		for _, p := range k.make(source) {
-			class := 1 + source.Uint32N(3)
+			class := source.Uint32N(4) // 0: of none, whatever is around it
 			prefixes = append(prefixes, compile.PrefixClass{Prefix: p, Class: class})
 			table.Insert(p, class)
 		}
@@ -162,6 +176,8 @@ func TestDerivedPrefixes(t *testing.T) {
 				t.Errorf("%s: runs of no bytes", k.name)
 			}
 		}
+		tree := lengthTreeOf(prefixes)
+		byLength := tree.blocks(prefixes, 1<<30)
 		shape, marks := marksOf(prefixes)
 		for range 50_000 {
 			a := around(source, prefixes[source.IntN(len(prefixes))].Prefix)
@@ -173,6 +189,9 @@ func TestDerivedPrefixes(t *testing.T) {
 				if got := lookUpRun(blocks, a); got != class {
 					t.Fatalf("%s: %s is of class %d by its runs, want %d", k.name, a, got, class)
 				}
+			}
+			if got := lookUpLengths(tree, byLength, a); got != class {
+				t.Fatalf("%s: %s is of class %d by its lengths, want %d", k.name, a, got, class)
 			}
 			if found && marks != nil {
 				mark := prefixHash(a, int(shape.Bits)) >> (32 - shape.CountLog2)

@@ -58,9 +58,9 @@ const (
 	replayMapPacketCounts    = "packet_counts"
 	replayMapPrefixChanges4  = "prefix_changes4"
 	replayMapPrefixChanges6  = "prefix_changes6"
-	replayMapPrefixHosts4    = "prefix_hosts4"
-	replayMapPrefixHosts6    = "prefix_hosts6"
 	replayMapPrefixIndexes   = "prefix_indexes"
+	replayMapPrefixLengths4  = "prefix_lengths4"
+	replayMapPrefixLengths6  = "prefix_lengths6"
 	replayMapPrefixMarks4    = "prefix_marks4"
 	replayMapPrefixMarks6    = "prefix_marks6"
 	replayMapPrefixRuns4     = "prefix_runs4"
@@ -162,9 +162,9 @@ type replayMapSpecs struct {
 	PacketCounts    *ebpf.MapSpec `ebpf:"packet_counts"`
 	PrefixChanges4  *ebpf.MapSpec `ebpf:"prefix_changes4"`
 	PrefixChanges6  *ebpf.MapSpec `ebpf:"prefix_changes6"`
-	PrefixHosts4    *ebpf.MapSpec `ebpf:"prefix_hosts4"`
-	PrefixHosts6    *ebpf.MapSpec `ebpf:"prefix_hosts6"`
 	PrefixIndexes   *ebpf.MapSpec `ebpf:"prefix_indexes"`
+	PrefixLengths4  *ebpf.MapSpec `ebpf:"prefix_lengths4"`
+	PrefixLengths6  *ebpf.MapSpec `ebpf:"prefix_lengths6"`
 	PrefixMarks4    *ebpf.MapSpec `ebpf:"prefix_marks4"`
 	PrefixMarks6    *ebpf.MapSpec `ebpf:"prefix_marks6"`
 	PrefixRuns4     *ebpf.MapSpec `ebpf:"prefix_runs4"`
@@ -240,9 +240,9 @@ type replayMaps struct {
 	PacketCounts    *ebpf.Map `ebpf:"packet_counts"`
 	PrefixChanges4  *ebpf.Map `ebpf:"prefix_changes4"`
 	PrefixChanges6  *ebpf.Map `ebpf:"prefix_changes6"`
-	PrefixHosts4    *ebpf.Map `ebpf:"prefix_hosts4"`
-	PrefixHosts6    *ebpf.Map `ebpf:"prefix_hosts6"`
 	PrefixIndexes   *ebpf.Map `ebpf:"prefix_indexes"`
+	PrefixLengths4  *ebpf.Map `ebpf:"prefix_lengths4"`
+	PrefixLengths6  *ebpf.Map `ebpf:"prefix_lengths6"`
 	PrefixMarks4    *ebpf.Map `ebpf:"prefix_marks4"`
 	PrefixMarks6    *ebpf.Map `ebpf:"prefix_marks6"`
 	PrefixRuns4     *ebpf.Map `ebpf:"prefix_runs4"`
@@ -291,9 +291,9 @@ func (m *replayMaps) Close() error {
 		m.PacketCounts,
 		m.PrefixChanges4,
 		m.PrefixChanges6,
-		m.PrefixHosts4,
-		m.PrefixHosts6,
 		m.PrefixIndexes,
+		m.PrefixLengths4,
+		m.PrefixLengths6,
 		m.PrefixMarks4,
 		m.PrefixMarks6,
 		m.PrefixRuns4,

@@ -49,9 +49,9 @@ const (
 	xdpMapPacketCounts    = "packet_counts"
 	xdpMapPrefixChanges4  = "prefix_changes4"
 	xdpMapPrefixChanges6  = "prefix_changes6"
-	xdpMapPrefixHosts4    = "prefix_hosts4"
-	xdpMapPrefixHosts6    = "prefix_hosts6"
 	xdpMapPrefixIndexes   = "prefix_indexes"
+	xdpMapPrefixLengths4  = "prefix_lengths4"
+	xdpMapPrefixLengths6  = "prefix_lengths6"
 	xdpMapPrefixMarks4    = "prefix_marks4"
 	xdpMapPrefixMarks6    = "prefix_marks6"
 	xdpMapPrefixRuns4     = "prefix_runs4"
@@ -153,9 +153,9 @@ type xdpMapSpecs struct {
 	PacketCounts    *ebpf.MapSpec `ebpf:"packet_counts"`
 	PrefixChanges4  *ebpf.MapSpec `ebpf:"prefix_changes4"`
 	PrefixChanges6  *ebpf.MapSpec `ebpf:"prefix_changes6"`
-	PrefixHosts4    *ebpf.MapSpec `ebpf:"prefix_hosts4"`
-	PrefixHosts6    *ebpf.MapSpec `ebpf:"prefix_hosts6"`
 	PrefixIndexes   *ebpf.MapSpec `ebpf:"prefix_indexes"`
+	PrefixLengths4  *ebpf.MapSpec `ebpf:"prefix_lengths4"`
+	PrefixLengths6  *ebpf.MapSpec `ebpf:"prefix_lengths6"`
 	PrefixMarks4    *ebpf.MapSpec `ebpf:"prefix_marks4"`
 	PrefixMarks6    *ebpf.MapSpec `ebpf:"prefix_marks6"`
 	PrefixRuns4     *ebpf.MapSpec `ebpf:"prefix_runs4"`
@@ -231,9 +231,9 @@ type xdpMaps struct {
 	PacketCounts    *ebpf.Map `ebpf:"packet_counts"`
 	PrefixChanges4  *ebpf.Map `ebpf:"prefix_changes4"`
 	PrefixChanges6  *ebpf.Map `ebpf:"prefix_changes6"`
-	PrefixHosts4    *ebpf.Map `ebpf:"prefix_hosts4"`
-	PrefixHosts6    *ebpf.Map `ebpf:"prefix_hosts6"`
 	PrefixIndexes   *ebpf.Map `ebpf:"prefix_indexes"`
+	PrefixLengths4  *ebpf.Map `ebpf:"prefix_lengths4"`
+	PrefixLengths6  *ebpf.Map `ebpf:"prefix_lengths6"`
 	PrefixMarks4    *ebpf.Map `ebpf:"prefix_marks4"`
 	PrefixMarks6    *ebpf.Map `ebpf:"prefix_marks6"`
 	PrefixRuns4     *ebpf.Map `ebpf:"prefix_runs4"`
@@ -282,9 +282,9 @@ func (m *xdpMaps) Close() error {
 		m.PacketCounts,
 		m.PrefixChanges4,
 		m.PrefixChanges6,
-		m.PrefixHosts4,
-		m.PrefixHosts6,
 		m.PrefixIndexes,
+		m.PrefixLengths4,
+		m.PrefixLengths6,
 		m.PrefixMarks4,
 		m.PrefixMarks6,
 		m.PrefixRuns4,

@@ -27,6 +27,11 @@ func ComparePrefixes(a, b netip.Prefix) int {
 	return a.Bits() - b.Bits()
 }
 
+// Holds reports whether a prefix is another of its family, or inside it.
+func Holds(outer, inner netip.Prefix) bool {
+	return outer.Bits() <= inner.Bits() && outer.Contains(inner.Addr())
+}
+
 // editsMost is how many edits are kept apart from so many prefixes. A set with more
 // is stored anew.
 func editsMost(prefixes int) int { return prefixes / 64 }
