@@ -13,6 +13,9 @@ func (c *Compiler) KeepAlways() {
 	c.cover = &cover{changesMost: func(prefixes int) int { return prefixes }}
 }
 
+// ChangesOf is changesOf.
+var ChangesOf = changesOf
+
 // Seed is that of a random test. It is printed, so that a failure can be repeated.
 func Seed(t *testing.T) uint64 {
 	t.Helper()

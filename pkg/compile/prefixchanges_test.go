@@ -1,4 +1,4 @@
-package compile
+package compile_test
 
 import (
 	"math/rand/v2"
@@ -6,28 +6,12 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/gaissmai/bart"
+	"github.com/perimeterd/perimeterd/pkg/compile"
+	"github.com/perimeterd/perimeterd/tests/classed"
 )
 
-// classed gives prefixes classes, and sorts them. Like Tables it leaves out
-// what is of the class around it.
-func classed(source *rand.Rand, classes uint32, prefixes []netip.Prefix) []PrefixClass {
-	slices.SortFunc(prefixes, netip.Prefix.Compare)
-	var out []PrefixClass
-	var table bart.Table[uint32]
-	for _, p := range slices.Compact(prefixes) {
-		class := source.Uint32N(classes)
-		if around, _ := table.LookupPrefix(p); around == class {
-			continue
-		}
-		table.Insert(p, class)
-		out = append(out, PrefixClass{Prefix: p, Class: class})
-	}
-	return out
-}
-
 // edited is prefixes with some gone, some new, and some of another class.
-func edited(source *rand.Rand, prefixes []PrefixClass, edits int, another func() netip.Prefix) []PrefixClass {
+func edited(source *rand.Rand, prefixes []compile.PrefixClass, edits int, another func() netip.Prefix) []compile.PrefixClass {
 	table := map[netip.Prefix]uint32{}
 	for _, p := range prefixes {
 		table[p.Prefix] = p.Class
@@ -43,11 +27,11 @@ func edited(source *rand.Rand, prefixes []PrefixClass, edits int, another func()
 			table[another()] = 1 + source.Uint32N(3)
 		}
 	}
-	var out []PrefixClass
+	var out []compile.PrefixClass
 	for p, class := range table {
-		out = append(out, PrefixClass{Prefix: p, Class: class})
+		out = append(out, compile.PrefixClass{Prefix: p, Class: class})
 	}
-	slices.SortFunc(out, func(a, b PrefixClass) int { return a.Prefix.Compare(b.Prefix) })
+	slices.SortFunc(out, func(a, b compile.PrefixClass) int { return a.Prefix.Compare(b.Prefix) })
 	return out
 }
 
@@ -83,18 +67,10 @@ func edgeOf(source *rand.Rand, p netip.Prefix) netip.Addr {
 	return a
 }
 
-func tableOf(prefixes []PrefixClass) *bart.Table[uint32] {
-	table := new(bart.Table[uint32])
-	for _, p := range prefixes {
-		table.Insert(p.Prefix, p.Class)
-	}
-	return table
-}
-
 // TestChangesOf: an address is of the class that the changes give it, or else of
 // the one that the tables built before do.
 func TestChangesOf(t *testing.T) {
-	source := rand.New(rand.NewPCG(Seed(t), 0))
+	source := rand.New(rand.NewPCG(compile.Seed(t), 0))
 	differ := 0
 	for range 3000 {
 		v4, dense := source.IntN(2) == 0, source.IntN(2) == 0
@@ -114,19 +90,19 @@ func TestChangesOf(t *testing.T) {
 		for range 1 + source.IntN(40) {
 			drawn = append(drawn, another())
 		}
-		built := classed(source, 4, drawn)
+		built := classed.Prefixes(source, 4, drawn)
 		if len(built) == 0 {
 			continue
 		}
 		wanted := edited(source, built, source.IntN(8), another)
-		changes, few := changesOf(built, wanted, len(built)+len(wanted))
+		changes, few := compile.ChangesOf(built, wanted, len(built)+len(wanted))
 		if !few {
 			t.Fatalf("%d changes of %d and %d prefixes are more than all", len(changes), len(built), len(wanted))
 		}
-		if !slices.IsSortedFunc(changes, func(a, b PrefixClass) int { return a.Prefix.Compare(b.Prefix) }) {
+		if !slices.IsSortedFunc(changes, func(a, b compile.PrefixClass) int { return a.Prefix.Compare(b.Prefix) }) {
 			t.Fatalf("the changes are out of order: %v", changes)
 		}
-		was, is, change := tableOf(built), tableOf(wanted), tableOf(changes)
+		was, is, change := classed.Table(built), classed.Table(wanted), classed.Table(changes)
 		for range 200 {
 			all := slices.Concat(built, wanted)
 			a := edgeOf(source, all[source.IntN(len(all))].Prefix)
@@ -144,11 +120,11 @@ func TestChangesOf(t *testing.T) {
 			}
 		}
 		if len(changes) > 0 {
-			if _, few := changesOf(built, wanted, len(changes)-1); few {
+			if _, few := compile.ChangesOf(built, wanted, len(changes)-1); few {
 				t.Fatalf("%d changes are no more than %d", len(changes), len(changes)-1)
 			}
 		}
-		if changes, few := changesOf(wanted, slices.Clone(wanted), 0); len(changes) > 0 || !few {
+		if changes, few := compile.ChangesOf(wanted, slices.Clone(wanted), 0); len(changes) > 0 || !few {
 			t.Fatalf("%v are changes of nothing", changes)
 		}
 	}

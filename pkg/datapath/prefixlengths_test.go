@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/perimeterd/perimeterd/pkg/compile"
+	"github.com/perimeterd/perimeterd/tests/classed"
 )
 
 // lookUpLengths is prefix_by_lengths of bpf/prefix.h.
@@ -68,7 +69,7 @@ func TestLengths(t *testing.T) {
 		for range 1 + source.IntN(200) {
 			drawn = append(drawn, another())
 		}
-		prefixes := classed(source, 4, slices.Clone(drawn))
+		prefixes := classed.Prefixes(source, 4, slices.Clone(drawn))
 		tree := lengthTreeOf(prefixes)
 		if tree.looks == 0 {
 			continue
@@ -77,7 +78,7 @@ func TestLengths(t *testing.T) {
 		if blocks == nil {
 			t.Fatalf("no table of %v", prefixes)
 		}
-		table := tableOf(prefixes)
+		table := classed.Table(prefixes)
 		for range 300 {
 			a := around(source, drawn[source.IntN(len(drawn))])
 			want, _ := table.Lookup(a)
@@ -177,7 +178,7 @@ func TestLengthsBytes(t *testing.T) {
 		if !k.byLength {
 			continue
 		}
-		prefixes := classed(source, 4, k.make(source))
+		prefixes := classed.Prefixes(source, 4, k.make(source))
 		tree := lengthTreeOf(prefixes)
 		most := lengthsBytesPerPrefix * len(prefixes)
 		blocks := tree.blocks(prefixes, most)
