@@ -498,8 +498,9 @@ static __always_inline struct packet packet_plain(enum end end, __u32 ethertype,
  */
 static __always_inline bool packet_parse_plain(const struct frame *frame, struct packet *pkt, enum end end)
 {
-	const __u32 l3 = sizeof(struct ethernet_header), least = sizeof(struct ipv4_header) + sizeof(struct tcp_header);
+	const __u32 l3 = sizeof(struct ethernet_header), least = sizeof(struct ipv4_header) + packet_l4_size(PROTOCOL_UDP);
 	struct ethernet_header *ethernet = frame_at(frame, 0, l3 + least);
+	struct tcp_header *tcp;
 	__u32 header, length;
 	__u8 protocol;
 	void *l4;
@@ -520,7 +521,7 @@ static __always_inline bool packet_parse_plain(const struct frame *frame, struct
 		packet_set_addresses4(pkt, ip, end);
 		l4 = ip + 1;
 	} else if (ethernet->type_be == bpf_htons(ETHERTYPE_IPV6)) {
-		struct ipv6_header *ip = frame_at(frame, l3, sizeof(*ip) + sizeof(struct tcp_header));
+		struct ipv6_header *ip = frame_at(frame, l3, sizeof(*ip) + packet_l4_size(PROTOCOL_UDP));
 
 		if (!ip || ip->version_class >> 4 != 6)
 			return false;
@@ -538,10 +539,12 @@ static __always_inline bool packet_parse_plain(const struct frame *frame, struct
 	pkt->header = packet_l4_size(protocol);
 	if (length < header + packet_l4_size(protocol) || l3 + length > frame->length)
 		return false;
-	if (protocol == PROTOCOL_TCP)
-		return packet_set_tcp(pkt, l4, length - header, end) == REASON_NONE;
-	packet_set_ports(pkt, l4, end);
-	return true;
+	if (protocol == PROTOCOL_UDP) {
+		packet_set_ports(pkt, l4, end);
+		return true;
+	}
+	tcp = frame_at(frame, l3 + header, sizeof(*tcp));
+	return tcp && packet_set_tcp(pkt, tcp, length - header, end) == REASON_NONE;
 }
 
 #endif
