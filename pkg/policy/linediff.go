@@ -38,37 +38,49 @@ func equalLines(a, b []byte) int {
 	return bytes.LastIndexByte(a[:n], '\n') + 1
 }
 
-// untilTheyMeet cuts lines off two texts until both begin with the same line, or one
-// has ended, or more than most are gone. It cuts a line off each, or two equal ones,
-// at least.
+// untilTheyMeet cuts lines off two texts until both begin with what follows the same
+// line, or have ended, or more than most are gone, and returns those before that line.
+// It cuts a line off each that has one.
 func untilTheyMeet(before, after *[]byte, most int) (removed, added [][]byte) {
-	ofBefore, ofAfter := map[string]int{}, map[string]int{} // where a line is among those that were cut
-	restOfBefore, restOfAfter := [][]byte{*before}, [][]byte{*after}
-	for len(removed)+len(added) <= 2*most && (len(*before) > 0 || len(*after) > 0) {
-		if len(*before) > 0 {
-			line := cutLine(before)
-			if _, twice := ofBefore[string(line)]; !twice {
-				ofBefore[string(line)] = len(removed)
+	old, young := newCutLines(before), newCutLines(after)
+	for len(old.lines)+len(young.lines) <= 2*most && (len(*before) > 0 || len(*after) > 0) {
+		for _, one := range []*cutLines{old, young} {
+			other := old
+			if one == old {
+				other = young
 			}
-			removed, restOfBefore = append(removed, line), append(restOfBefore, *before)
-			if at, met := ofAfter[string(line)]; met {
-				*after = restOfAfter[at+1]
-				return removed[:len(removed)-1], added[:at]
+			if len(*one.text) == 0 {
+				continue
 			}
-		}
-		if len(*after) > 0 {
-			line := cutLine(after)
-			if _, twice := ofAfter[string(line)]; !twice {
-				ofAfter[string(line)] = len(added)
-			}
-			added, restOfAfter = append(added, line), append(restOfAfter, *after)
-			if at, met := ofBefore[string(line)]; met {
-				*before = restOfBefore[at+1]
-				return removed[:at], added[:len(added)-1]
+			line := one.cut()
+			if at, met := other.at[line]; met {
+				one.lines = one.lines[:len(one.lines)-1]
+				other.lines, *other.text = other.lines[:at], other.rests[at]
+				return old.lines, young.lines
 			}
 		}
 	}
-	return removed, added
+	return old.lines, young.lines
+}
+
+// cutLines is what was cut off a text.
+type cutLines struct {
+	text  *[]byte
+	lines [][]byte
+	rests [][]byte       // by line: what follows it
+	at    map[string]int // which line, the first of equal ones, says this
+}
+
+func newCutLines(text *[]byte) *cutLines { return &cutLines{text: text, at: map[string]int{}} }
+
+// cut cuts one more line off.
+func (c *cutLines) cut() string {
+	line := cutLine(c.text)
+	if _, twice := c.at[string(line)]; !twice {
+		c.at[string(line)] = len(c.lines)
+	}
+	c.lines, c.rests = append(c.lines, line), append(c.rests, *c.text)
+	return string(line)
 }
 
 // cutLine cuts the first line off a text.
