@@ -163,7 +163,7 @@ func (b *builder) resolve() error {
 		profiles := map[string]*policy.Profile{}
 		for j := range p.Profiles {
 			profiles[p.Profiles[j].Name] = &p.Profiles[j]
-			b.legend.Profiles[profileName(p.Name, p.Profiles[j].Name)] = ProfileLegend{Digest: digestRules(p.Profiles[j].AccessRules)}
+			b.legend.Profiles[profileName(p.Name, p.Profiles[j].Name)] = ProfileLegend{Digest: b.digestRules(p.Profiles[j].AccessRules)}
 		}
 		for j := range p.Associations {
 			a := &p.Associations[j]
