@@ -90,6 +90,7 @@ func (l *Loader) parse(files []string, read reader) (*Policy, error) {
 	}
 	l.known.begin()
 	d.readServiceTags(read, &l.known)
+	l.known.end()
 	if !d.incomplete {
 		for _, check := range d.checks {
 			check()
