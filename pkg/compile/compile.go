@@ -101,6 +101,7 @@ func (c *Compiler) coverOf(b *builder) *cover {
 		c.cover = &cover{changesMost: changesMost}
 	}
 	c.cover.follow(from)
+	b.lists.numbered()
 	c.lists = b.lists
 	return c.cover
 }
