@@ -39,11 +39,14 @@ func (c *Compiler) Compile(p *policy.Policy, facts *policy.Facts) (*Tables, *Leg
 	if c.lists != nil && (c.lists.forgotten() || c.cover.forgotten()) {
 		*c = Compiler{}
 	}
+	remembers := c.lists != nil
 	tables, legend, err := c.compile(p, facts)
 	var bad policy.Problems
-	if err != nil && !errors.As(err, &bad) && c.lists != nil {
-		*c = Compiler{} // too much, perhaps for classes that are no more
-		return c.compile(p, facts)
+	if err != nil && !errors.As(err, &bad) {
+		*c = Compiler{}
+		if remembers { // perhaps it is too much for classes that are no more
+			return c.Compile(p, facts)
+		}
 	}
 	return tables, legend, err
 }
