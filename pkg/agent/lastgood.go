@@ -82,5 +82,10 @@ func loadLastGood(file, path string) (*lastGood, error) {
 	if kept.Path != path {
 		return nil, nil // of other settings
 	}
+	for tag, set := range kept.Policy.ServiceTags {
+		if set == nil { // so earlier versions kept a tag without prefixes
+			kept.Policy.ServiceTags[tag] = policy.NewPrefixSet(nil)
+		}
+	}
 	return kept, nil
 }

@@ -67,6 +67,24 @@ func TestLastGoodPolicyIsWhole(t *testing.T) {
 	}
 }
 
+// Earlier versions kept a tag without prefixes as null.
+func TestLastGoodPolicyWithAnEmptyTag(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "last-good.json")
+	const text = `{"format": 1, "path": "/policy", "policy": {"ServiceTags": {"blocked": null}, "Resources": [
+		{"Name": "db", "Addresses": ["192.0.2.1/32"], "Firewall": [{"Name": "r", "ServiceTags": ["blocked"]}]}]}}`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	kept, err := loadLastGood(file, "/policy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := compile.Compile(kept.Policy, &policy.Facts{}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAnEmptyDirectoryIsNoPolicy(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

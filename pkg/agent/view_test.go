@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -231,5 +233,58 @@ func TestSameTables(t *testing.T) {
 	p.Perimeters[0].Profiles[0].AccessRules[0].Description = "new"
 	if _, renamed := compiled(facts("192.0.2.7")); sameNames(legend, renamed) {
 		t.Error("another text of a rule makes the same names: its version would not rise")
+	}
+}
+
+// Tables of which only the parents of classes differ let other peers in. A compiler
+// that numbers classes anew may give one another parent.
+func TestOtherParentsAreOtherTables(t *testing.T) {
+	t.Parallel()
+	prefixes := func(words ...string) (out []netip.Prefix) {
+		for _, w := range words {
+			out = append(out, netip.MustParsePrefix(w))
+		}
+		return out
+	}
+	// The peers of s3 have a prefix inside another's, and the rule named may lets them in.
+	drawn := func(s3, may string, more ...policy.AccessRule) *policy.Policy {
+		member := policy.Resource{Name: "member", Addresses: prefixes("192.168.0.1/32")}
+		for rule, port := range map[string]uint16{"r1": 80, "r2": 443} {
+			subscriptions := []string{"s" + rule[1:]}
+			if rule == may {
+				subscriptions = append(subscriptions, "s3")
+			}
+			ports := []policy.Ports{{Protocol: policy.ProtocolTCP, First: port, Last: port}}
+			member.Firewall = append(member.Firewall, policy.AccessRule{Name: rule, Subscriptions: subscriptions, Ports: ports})
+		}
+		slices.SortFunc(member.Firewall, func(a, b policy.AccessRule) int { return cmp.Compare(a.Name, b.Name) })
+		member.Firewall = append(member.Firewall, more...)
+		return &policy.Policy{Resources: []policy.Resource{
+			member,
+			{Name: "a", Subscription: "s1", Addresses: prefixes("1.0.0.0/8", "3.0.0.0/8")},
+			{Name: "b", Subscription: "s2", Addresses: prefixes("2.0.0.0/8")},
+			{Name: "c", Subscription: "s3", Addresses: prefixes(s3)},
+		}}
+	}
+	var compiler compile.Compiler
+	compiled := func(p *policy.Policy) (*compile.Tables, *compile.Legend) {
+		t.Helper()
+		tables, legend, err := compiler.Compile(p, &policy.Facts{Now: time.Now()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tables, legend
+	}
+	office := policy.AccessRule{Name: "office", AddressPrefixes: prefixes("9.0.0.0/8")}
+	long := policy.AccessRule{Name: "long"} // so much that the compiler keeps its classes
+	for i := range 20_000 {
+		long.AddressPrefixes = append(long.AddressPrefixes, netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 0, byte(i >> 8), byte(i)}), 32))
+	}
+	compiled(drawn("3.0.0.0/16", "r1", office, long))
+	before, legend := compiled(drawn("2.0.0.0/16", "r1", office))
+	office.AddressPrefixes = append(office.AddressPrefixes, netip.MustParsePrefix("9.9.0.0/16")) // which it has already
+	after, renamed := compiled(drawn("2.0.0.0/16", "r2", office))
+	if sameTables(before, after) && sameNames(legend, renamed) {
+		t.Errorf("who may use port 80 may use 443 now, and nothing is put in force: classes have the parents %v and had %v", after.Parents, before.Parents)
 	}
 }

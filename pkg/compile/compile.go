@@ -39,11 +39,14 @@ func (c *Compiler) Compile(p *policy.Policy, facts *policy.Facts) (*Tables, *Leg
 	if c.lists != nil && (c.lists.forgotten() || c.cover.forgotten()) {
 		*c = Compiler{}
 	}
+	remembers := c.lists != nil
 	tables, legend, err := c.compile(p, facts)
 	var bad policy.Problems
-	if err != nil && !errors.As(err, &bad) && c.lists != nil {
-		*c = Compiler{} // too much, perhaps for classes that are no more
-		return c.compile(p, facts)
+	if err != nil && !errors.As(err, &bad) {
+		*c = Compiler{}
+		if remembers { // perhaps it is too much for classes that are no more
+			return c.Compile(p, facts)
+		}
 	}
 	return tables, legend, err
 }
@@ -101,6 +104,7 @@ func (c *Compiler) coverOf(b *builder) *cover {
 		c.cover = &cover{changesMost: changesMost}
 	}
 	c.cover.follow(from)
+	b.lists.numbered()
 	c.lists = b.lists
 	return c.cover
 }
@@ -163,7 +167,7 @@ func (b *builder) resolve() error {
 		profiles := map[string]*policy.Profile{}
 		for j := range p.Profiles {
 			profiles[p.Profiles[j].Name] = &p.Profiles[j]
-			b.legend.Profiles[profileName(p.Name, p.Profiles[j].Name)] = ProfileLegend{Digest: digestRules(p.Profiles[j].AccessRules)}
+			b.legend.Profiles[profileName(p.Name, p.Profiles[j].Name)] = ProfileLegend{Digest: b.digestRules(p.Profiles[j].AccessRules)}
 		}
 		for j := range p.Associations {
 			a := &p.Associations[j]

@@ -44,8 +44,13 @@ var edits = map[string]func(r *rand.Rand, p *policy.Policy, facts *policy.Facts)
 			}
 		}
 	},
-	"services": func(_ *rand.Rand, p *policy.Policy, _ *policy.Facts) {
-		p.Resources[0].Services = []policy.Ports{{Protocol: policy.ProtocolUDP, First: 53, Last: 53}}
+	"services": func(r *rand.Rand, p *policy.Policy, _ *policy.Facts) {
+		of := &p.Resources[r.IntN(len(p.Resources))].Services
+		if *of == nil {
+			*of = []policy.Ports{{Protocol: policy.ProtocolUDP, First: 53, Last: 53}}
+		} else {
+			*of = nil
+		}
 	},
 	"a subscription": func(_ *rand.Rand, p *policy.Policy, _ *policy.Facts) {
 		p.Resources[0].Subscription = p.Resources[len(p.Resources)-1].Subscription
@@ -151,6 +156,12 @@ func TestCompilerFollows(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, round))
 		p, facts := randompolicy.Policy(r, randompolicy.Typical())
 		facts.Names = nil
+		p.ServiceTags = maps.Clone(p.ServiceTags)
+		for tag, set := range p.ServiceTags {
+			if r.IntN(2) == 0 {
+				p.ServiceTags[tag] = long(r, set)
+			}
+		}
 		var c compile.Compiler
 		c.KeepAlways()
 		first := p
@@ -210,6 +221,18 @@ func TestCompilerFollows(t *testing.T) {
 	}
 }
 
+// long is a set with some hundred more prefixes, beside those that it has.
+func long(r *rand.Rand, set *policy.PrefixSet) *policy.PrefixSet {
+	all := slices.Collect(set.All())
+	for range 300 {
+		b := all[r.IntN(len(all))].Addr().AsSlice()
+		b[len(b)-1], b[len(b)-2] = byte(r.IntN(256)), b[len(b)-2]^byte(r.IntN(4))
+		a, _ := netip.AddrFromSlice(b)
+		all = append(all, netip.PrefixFrom(a, a.BitLen()-r.IntN(12)).Masked())
+	}
+	return policy.NewPrefixSet(all)
+}
+
 // editPrefixes adds prefixes to some lists of a policy and takes some away: in tags, as
 // a file of which a few lines change, and in rules.
 func editPrefixes(r *rand.Rand, p *policy.Policy) {
@@ -221,11 +244,12 @@ func editPrefixes(r *rand.Rand, p *policy.Policy) {
 	for tag, set := range p.ServiceTags {
 		all := slices.Collect(set.All())
 		var added, removed []netip.Prefix
+		few := max(8, len(all)/2)
 		for i, of := range all {
-			if r.IntN(8) == 0 {
+			if r.IntN(few) == 0 {
 				removed = append(removed, of)
 			}
-			if q := drawn(all[r.IntN(i+1)]); r.IntN(8) == 0 && !set.Has(q) && !slices.Contains(added, q) {
+			if q := drawn(all[r.IntN(i+1)]); r.IntN(few) == 0 && !set.Has(q) && !slices.Contains(added, q) {
 				added = append(added, q)
 			}
 		}

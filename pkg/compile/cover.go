@@ -166,11 +166,13 @@ func (c *cover) edit(family int, edited []netip.Prefix) {
 		}
 		inside := c.walk(family, around, marks[:n])
 		marks = marks[n:]
-		if len(open) == 0 && slices.Equal(inside, before.Base[first:end]) {
-			continue // as it was when the base was made
-		}
-		if len(inside) == 0 || inside[0].Prefix != region {
-			changes = append(changes, PrefixClass{region, around.class})
+		if len(open) == 0 { // the base counts
+			if slices.Equal(inside, before.Base[first:end]) {
+				continue // as it was when the base was made
+			}
+			if len(inside) == 0 || inside[0].Prefix != region {
+				changes = append(changes, PrefixClass{region, around.class})
+			}
 		}
 		changes = append(changes, inside...)
 	}

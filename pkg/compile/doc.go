@@ -13,6 +13,7 @@
 //	lists.go      lists of prefixes, each numbered once
 //	cover.go      what all prefixes make of the addresses, and what edits change
 //	sweep.go      from prefixes to their classes and members
+//	blocks.go     prefixes as they are sorted and nested
 //	prefixes.go   prefixes with classes, and how they are found
 //	prefixchanges.go  how two lists of these differ
 //	carried.go    which members an address carries

@@ -77,11 +77,11 @@ func (l *Legend) PutInForce(generation uint32, previous *Legend) {
 }
 
 // digestRules identifies what the rules of a profile say.
-func digestRules(rules []policy.AccessRule) string {
+func (b *builder) digestRules(rules []policy.AccessRule) string {
 	h := sha256.New()
 	for i := range rules {
 		r := &rules[i]
-		fmt.Fprintf(h, "%q %d %x %q %q %q %v %d %q\n", r.Name, r.Direction, policy.NewPrefixSet(r.AddressPrefixes).Fingerprint(), r.Subscriptions,
+		fmt.Fprintf(h, "%q %d %x %q %q %q %v %d %q\n", r.Name, r.Direction, b.lists.setOf(r.AddressPrefixes).Fingerprint(), r.Subscriptions,
 			r.FullyQualifiedDomainNames, r.ServiceTags, r.Ports, r.Expires.UnixNano(), r.Description)
 	}
 	return hex.EncodeToString(h.Sum(nil))

@@ -14,7 +14,7 @@ type listID uint32
 // lists numbers every prefix list of a policy and collects the prefixes. A list has
 // the number that it had in the policy before, also where it was edited since.
 type lists struct {
-	before    *lists // nil: there was none
+	before    *lists // until all lists are numbered
 	next      listID
 	bySlice   map[sliceKey]*policy.PrefixSet
 	byContent map[uint64][]owned // by fingerprint
@@ -53,10 +53,12 @@ func newLists(before *lists) *lists {
 	if before == nil {
 		l.before = &lists{}
 	}
-	l.before.before = nil // and so on
 	l.next = l.before.next
 	return l
 }
+
+// numbered forgets the policy before, which is not asked again.
+func (l *lists) numbered() { l.before = nil }
 
 // forgotten reports whether most numbers stand for lists that are no more.
 func (l *lists) forgotten() bool {

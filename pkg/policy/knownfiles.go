@@ -6,7 +6,7 @@ import "hash/maphash"
 // that was read last.
 type knownFiles struct {
 	seed      maphash.Seed
-	last, now map[string]*knownFile
+	last, now map[string]*knownFile // last: only while a policy is read
 }
 
 // knownFile is a file without problems.
@@ -30,6 +30,9 @@ func (k *knownFiles) begin() {
 	}
 	k.last, k.now = k.now, map[string]*knownFile{}
 }
+
+// end forgets what the files said before, which may be as much as they say now.
+func (k *knownFiles) end() { k.last = nil }
 
 // read is readTagFile, or what that found when it read the same text for no other
 // tags, or one that was hardly different.

@@ -44,9 +44,8 @@ func Parse(name string, text []byte) (*Policy, error) {
 }
 
 // Loader loads one policy after another. It remembers what service tag files said,
-// so that only those that have changed take the time to be understood. Policies
-// share the slices of prefixes, which nobody may change. It is for one goroutine at
-// a time.
+// so that only what has changed there takes the time to be understood. Policies share
+// the memory of the prefixes. It is for one goroutine at a time.
 type Loader struct {
 	known knownFiles
 }
@@ -90,6 +89,7 @@ func (l *Loader) parse(files []string, read reader) (*Policy, error) {
 	}
 	l.known.begin()
 	d.readServiceTags(read, &l.known)
+	l.known.end()
 	if !d.incomplete {
 		for _, check := range d.checks {
 			check()

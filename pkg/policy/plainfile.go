@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -41,13 +42,13 @@ func newPlainFile(text []byte, lines []netip.Prefix, prefixes *PrefixSet) *plain
 		return nil
 	}
 	f := &plainFile{bytes.TrimPrefix(text, []byte(byteOrderMark)), prefixes, len(lines), map[netip.Prefix]int{}}
-	if repeats > 0 {
-		seen := make(map[netip.Prefix]struct{}, prefixes.Len())
-		for _, p := range lines {
-			if _, twice := seen[p]; twice {
-				f.again[p]++
+	if repeats > 0 { // found by sorting, since a map of millions takes more time and memory
+		sorted := slices.Clone(lines)
+		slices.SortFunc(sorted, ComparePrefixes)
+		for i := 1; i < len(sorted); i++ {
+			if sorted[i] == sorted[i-1] {
+				f.again[sorted[i]]++
 			}
-			seen[p] = struct{}{}
 		}
 	}
 	return f

@@ -212,7 +212,14 @@ func (s *PrefixSet) Origin() Origin {
 
 // MarshalJSON writes the prefixes as a list.
 func (s *PrefixSet) MarshalJSON() ([]byte, error) {
-	return json.Marshal(slices.AppendSeq(make([]netip.Prefix, 0, s.Len()), s.All()))
+	text := []byte{'['}
+	for p := range s.All() {
+		if len(text) > 1 {
+			text = append(text, ',')
+		}
+		text = append(p.AppendTo(append(text, '"')), '"')
+	}
+	return append(text, ']'), nil
 }
 
 // UnmarshalJSON reads what MarshalJSON wrote.
