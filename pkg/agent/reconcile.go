@@ -472,12 +472,9 @@ func clockWasSet(since, now time.Time) bool {
 
 // sameTables reports whether two compilations say the same to the kernel.
 func sameTables(a, b *compile.Tables) bool {
-	// Where the prefixes are the same, both have all their classes; what follows is
-	// those of other policies that were compiled between.
-	classes := min(len(a.Parents), len(b.Parents))
 	return a.StrictHere == b.StrictHere && a.NextExpiry.Equal(b.NextExpiry) &&
 		slices.Equal(a.Locals, b.Locals) && a.Prefixes4.Same(b.Prefixes4) && a.Prefixes6.Same(b.Prefixes6) &&
-		slices.Equal(a.ScopeClasses, b.ScopeClasses) && slices.Equal(a.Parents[:classes], b.Parents[:classes]) && slices.Equal(a.Members, b.Members) && slices.Equal(a.Spans, b.Spans) &&
+		slices.Equal(a.ScopeClasses, b.ScopeClasses) && slices.Equal(a.Parents, b.Parents) && slices.Equal(a.Members, b.Members) && slices.Equal(a.Spans, b.Spans) &&
 		slices.Equal(a.Outcomes, b.Outcomes) && slices.Equal(a.Names, b.Names) && slices.Equal(a.NameMeanings, b.NameMeanings) &&
 		slices.Equal(a.NameSets, b.NameSets) && slices.Equal(a.NameRules, b.NameRules) &&
 		slices.EqualFunc(a.PrivateEndpoints, b.PrivateEndpoints, func(x, y compile.PrivateEndpoint) bool {

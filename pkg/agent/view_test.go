@@ -288,3 +288,49 @@ func TestOtherParentsAreOtherTables(t *testing.T) {
 		t.Errorf("who may use port 80 may use 443 now, and nothing is put in force: classes have the parents %v and had %v", after.Parents, before.Parents)
 	}
 }
+
+// TestRefusedPolicyInBetween: while the kernel refuses a policy, the one in force is
+// compiled after it again and again. It stays what it is.
+func TestRefusedPolicyInBetween(t *testing.T) {
+	hosts := func(n int, first byte) []netip.Prefix {
+		var list []netip.Prefix
+		for i := range n {
+			list = append(list, netip.PrefixFrom(netip.AddrFrom4([4]byte{first, byte(i >> 16), byte(i >> 8), byte(i)}), 32))
+		}
+		return list
+	}
+	admitting := func(sets ...*policy.PrefixSet) *policy.Policy {
+		member := policy.Resource{Name: "member", Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32")}}
+		p := &policy.Policy{ServiceTags: map[string]*policy.PrefixSet{}}
+		for i, set := range sets {
+			tag := string(rune('a' + i))
+			p.ServiceTags[tag] = set
+			member.Firewall = append(member.Firewall, policy.AccessRule{Name: tag, ServiceTags: []string{tag}})
+		}
+		p.Resources = []policy.Resource{member}
+		return p
+	}
+	for _, shared := range []int{0, 5} {
+		many := policy.NewPrefixSet(hosts(20_000, 20))
+		inForce := admitting(many.Edit(hosts(3, 21), nil))
+		refused := admitting(many, policy.NewPrefixSet(append(hosts(100_000, 22), hosts(shared, 20)...)))
+		var c compile.Compiler
+		compiled := func(p *policy.Policy) *compile.Tables {
+			tables, _, err := c.Compile(p, &policy.Facts{Now: time.Now()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return tables
+		}
+		compiled(admitting(many))
+		before := compiled(inForce)
+		for turn := range 4 {
+			compiled(refused)
+			next := compiled(inForce)
+			if turn > 0 && !sameTables(before, next) { // the first may lose what it shared
+				t.Errorf("%d prefixes in common: after turn %d the policy in force makes other tables", shared, turn)
+			}
+			before = next
+		}
+	}
+}

@@ -77,6 +77,7 @@ func (c *Compiler) compile(p *policy.Policy, facts *policy.Facts) (*Tables, *Leg
 	b.addMulticast()
 	b.identify()
 	b.cover = c.coverOf(b)
+	b.used = b.cover.used()
 	b.tables.Prefixes4, b.tables.Prefixes6 = b.cover.prefixes[family4], b.cover.prefixes[family6]
 	b.addLocals()
 	b.markOwn()
@@ -84,8 +85,11 @@ func (c *Compiler) compile(p *policy.Policy, facts *policy.Facts) (*Tables, *Leg
 	if err := b.addMeanings(); err != nil {
 		return nil, nil, err
 	}
-	for i := range b.cover.classes.all {
-		b.tables.Parents = append(b.tables.Parents, b.cover.classes.all[i].parent)
+	b.tables.Parents = make([]uint32, len(b.used))
+	for class, used := range b.used {
+		if used {
+			b.tables.Parents[class] = b.cover.classes.all[class].parent
+		}
 	}
 	if err := errors.Join(b.failed, b.addNameTables()); err != nil {
 		return nil, nil, err
@@ -131,6 +135,7 @@ type builder struct {
 	together []uint32   // the scopes that stand for several members
 
 	cover *cover
+	used  []bool // by class, see cover.used
 
 	spans    *spanTable
 	outcomes *outcomeTable

@@ -64,6 +64,28 @@ func (c *cover) forgotten() bool {
 	return len(c.classes.all) > few+2*c.classesAtFirst
 }
 
+// used returns which classes are those of addresses, or parents of these, up to the last
+// that is. The others are of policies that are no more.
+func (c *cover) used() []bool {
+	used := make([]bool, len(c.classes.all))
+	for _, of := range c.prefixes {
+		for _, class := range of.classes {
+			used[class] = true
+		}
+		for _, change := range of.Changes {
+			used[change.Class] = true
+		}
+	}
+	last := 0
+	for class := len(used) - 1; class > 0; class-- {
+		if used[class] {
+			used[c.classes.all[class].parent] = true
+			last = max(last, class)
+		}
+	}
+	return used[:last+1]
+}
+
 // editsMost is how many edited prefixes are looked at alone.
 func (c *cover) editsMost() int {
 	most := 0

@@ -200,7 +200,10 @@ func (b *builder) classesByScope() ([][]uint32, error) {
 	var inClass, inParent known
 	var differs []uint32
 	count := 0
-	for number := 1; number < len(b.cover.classes.all); number++ {
+	for number, used := range b.used {
+		if !used || number == 0 {
+			continue
+		}
 		class := uint32(number)
 		root := b.cover.classes.all[class].root
 		differs = differs[:0]

@@ -23,15 +23,24 @@ type PrefixClass struct {
 type Prefixes struct {
 	Base, Changes []PrefixClass
 
-	outer []PrefixClass // those of Base that have others inside
+	outer   []PrefixClass // those of Base that have others inside
+	classes []uint32      // of Base, each once
 }
 
 // newPrefixes makes prefixes of a base.
 func newPrefixes(base []PrefixClass) Prefixes {
 	p := Prefixes{Base: base}
-	for i := 1; i < len(base); i++ {
-		if policy.Holds(base[i-1].Prefix, base[i].Prefix) {
+	var known []bool // by class
+	for i, c := range base {
+		if i > 0 && policy.Holds(base[i-1].Prefix, c.Prefix) {
 			p.outer = append(p.outer, base[i-1])
+		}
+		for int(c.Class) >= len(known) {
+			known = append(known, false)
+		}
+		if !known[c.Class] {
+			known[c.Class] = true
+			p.classes = append(p.classes, c.Class)
 		}
 	}
 	return p
