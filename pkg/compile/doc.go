@@ -3,9 +3,9 @@
 // whose rules count for which member, and what the rules say for each port.
 //
 // It is pure Go: it never touches the kernel, the network or the clock, and the
-// same policy and facts always give the same tables, but for the numbers of classes
-// where a Compiler remembers many prefixes. What a table means is written in
-// bpf/types.h.
+// same policy and facts always give the same tables; those of a Compiler that remembers
+// many prefixes mean the same, but number classes as they came. What a table means is
+// written in bpf/types.h.
 //
 //	compile.go    the steps, and who is a member
 //	layers.go     what decides for a member: the order of the decision
