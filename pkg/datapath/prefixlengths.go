@@ -21,8 +21,8 @@ const (
 )
 
 // blocks makes the table of the prefixes, which are sorted by address, then length.
-// Nil if it would have more than so many bytes. Half of the places are free, so few
-// entries are not in their first block.
+// Nil if it would have more than so many bytes. At least half of the places are free,
+// so few entries are not in their first block.
 func (t *lengthTree) blocks(prefixes []compile.PrefixClass, bytes int) []perimeterLengthBlock {
 	most := bytes / lengthBlockBytes
 	entries := t.entries(prefixes, most*lengthEntries/2)
