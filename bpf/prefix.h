@@ -94,14 +94,16 @@ __noinline __u32 prefix_run4(__u32 slot, __u32 address)
 
 /*
  * The value of an address's entry of some length, or LENGTH_NO_ENTRY. User space hashes
- * in the same way (lengthEntry.places).
+ * in the same way (lengthEntry.places). The length is added to the last byte of an
+ * address, which is 0 in nearly all but hosts: added to the first, 10.0.0.0/16 and
+ * 9.0.0.0/17 would have the same hash, and more than six of these have no place.
  */
 static __always_inline __u32 prefix_length_entry(void *table, const struct family_index *index,
 						 const struct length_node *node, const struct address *address)
 {
 	__u64 high_be = ((__u64)address->word_be[1] << 32 | address->word_be[0]) & node->mask_be[0];
 	__u64 low_be = ((__u64)address->word_be[3] << 32 | address->word_be[2]) & node->mask_be[1];
-	__u64 hash = (high_be + node->length) * 0x9e3779b97f4a7c15 + low_be;
+	__u64 hash = high_be * 0x9e3779b97f4a7c15 + low_be + ((__u64)node->length << 56);
 
 	hash = (hash ^ hash >> 32) * 0xbf58476d1ce4e5b9;
 	for (int i = 0; i < 2; i++, hash <<= 32) {

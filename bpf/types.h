@@ -117,11 +117,11 @@ struct length_block {
 	__u64 address_be[LENGTH_ENTRIES][2];
 	__u32 value[LENGTH_ENTRIES];	/* class and LENGTH_LONGER */
 	__u8 length[LENGTH_ENTRIES];	/* 0: no entry */
-	__u8 spilled;			/* 1: some entries are in their second block and not here, in their first */
+	__u8 spilled;			/* 1: some entries may be in their second block and not here, in their first */
 };
 
 enum length_entry {
-	LENGTH_LONGER = 1 << 30,	/* some longer prefix is inside */
+	LENGTH_LONGER = 1 << 30,	/* some prefix inside it is of a length that comes after, by length_node.longer */
 	LENGTH_NO_ENTRY = 1u << 31,	/* as a value: there is none */
 };
 

@@ -21,8 +21,8 @@ const (
 )
 
 // blocks makes the table of the prefixes, which are sorted by address, then length.
-// Nil if it would have more than so many bytes. Half of the places are free, so few
-// entries are not in their first block.
+// Nil if it would have more than so many bytes. At least half of the places are free,
+// so few entries are not in their first block.
 func (t *lengthTree) blocks(prefixes []compile.PrefixClass, bytes int) []perimeterLengthBlock {
 	most := bytes / lengthBlockBytes
 	entries := t.entries(prefixes, most*lengthEntries/2)
@@ -102,7 +102,7 @@ func lengthAddress(a netip.Addr) [2]uint64 {
 // places are the two blocks that may hold an entry, as in prefix_length_entry of
 // bpf/prefix.h.
 func (e *lengthEntry) places(blocks int) (first, second int) {
-	hash := (e.address[0]+uint64(e.length))*0x9e3779b97f4a7c15 + e.address[1]
+	hash := e.address[0]*0x9e3779b97f4a7c15 + e.address[1] + uint64(e.length)<<56
 	hash = (hash ^ hash>>32) * 0xbf58476d1ce4e5b9
 	return int(hash >> 32 * uint64(blocks) >> 32), int(hash & math.MaxUint32 * uint64(blocks) >> 32)
 }

@@ -197,3 +197,36 @@ func TestLengthsBytes(t *testing.T) {
 		t.Error("an entry is where nobody looks for it")
 	}
 }
+
+// TestLengthsApart: prefixes of different lengths whose addresses make up for it, and
+// many of every length, do not share their two blocks, which have no room for seven.
+func TestLengthsApart(t *testing.T) {
+	source := seeded(t)
+	every := prefixKind{v4: true, many: 40_000}
+	for length := 8; length <= 32; length++ {
+		every.lengths = append(every.lengths, length)
+	}
+	lists := [][]netip.Prefix{every.make(source)}
+	for _, row := range []struct {
+		from, to int
+		address  func(length int) netip.Addr
+	}{
+		{8, 32, func(length int) netip.Addr { return netip.AddrFrom4([4]byte{byte(60 - length)}) }},
+		{8, 64, func(length int) netip.Addr { return netip.AddrFrom16([16]byte{byte(96 - length)}) }},
+		{72, 128, func(length int) netip.Addr { return netip.AddrFrom16([16]byte{0x20, 8: byte(160 - length)}) }},
+		{121, 128, func(length int) netip.Addr { return netip.AddrFrom16([16]byte{0x20, 15: byte(160 - length)}) }},
+	} {
+		var list []netip.Prefix
+		for length := row.from; length <= row.to; length++ {
+			list = append(list, netip.PrefixFrom(row.address(length), length).Masked())
+		}
+		lists = append(lists, list)
+	}
+	for _, list := range lists {
+		prefixes := classed.Prefixes(source, 4, list)
+		tree := lengthTreeOf(prefixes)
+		if tree.blocks(prefixes, lengthsBytesPerPrefix*len(prefixes)) == nil {
+			t.Errorf("no table of %d prefixes, the first %v", len(prefixes), prefixes[0])
+		}
+	}
+}
