@@ -92,6 +92,9 @@ __noinline __u32 prefix_run4(__u32 slot, __u32 address)
 	return leaf;
 }
 
+/* A look is one cache miss. */
+_Static_assert(sizeof(struct length_block) == 64, "a block is a cache line");
+
 /*
  * The value of an address's entry of some length, or LENGTH_NO_ENTRY. User space hashes
  * in the same way (lengthEntry.places). The length is added to the last byte of an

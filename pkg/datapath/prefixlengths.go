@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math"
 	"net/netip"
+	"unsafe"
 
 	"github.com/perimeterd/perimeterd/pkg/compile"
 	"github.com/perimeterd/perimeterd/pkg/policy"
@@ -17,7 +18,7 @@ const (
 
 const (
 	lengthEntries    = int(perimeterLengthBoundLENGTH_ENTRIES)
-	lengthBlockBytes = 64
+	lengthBlockBytes = int(unsafe.Sizeof(perimeterLengthBlock{}))
 )
 
 // blocks makes the table of the prefixes, which are sorted by address, then length.
