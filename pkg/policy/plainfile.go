@@ -63,23 +63,20 @@ func (f *plainFile) edit(text []byte) (*plainFile, bool) {
 		return nil, false
 	}
 	lines := map[netip.Prefix]int{} // how many more have it than before
-	for _, line := range added {
-		if s := plainLine(string(line)); s != "" {
-			p, err := ParsePrefix(s)
-			if err != nil {
-				return nil, false
+	count := func(texts [][]byte, each int) bool {
+		for _, text := range texts {
+			if s := plainLine(string(text)); s != "" {
+				p, err := ParsePrefix(s)
+				if err != nil {
+					return false
+				}
+				lines[p] += each
 			}
-			lines[p]++
 		}
+		return true
 	}
-	for _, line := range removed {
-		if s := plainLine(string(line)); s != "" {
-			p, err := ParsePrefix(s)
-			if err != nil {
-				return nil, false
-			}
-			lines[p]--
-		}
+	if !count(added, 1) || !count(removed, -1) {
+		return nil, false
 	}
 	maps.DeleteFunc(lines, func(_ netip.Prefix, more int) bool { return more == 0 })
 	edited := &plainFile{text: text, lines: f.lines, again: maps.Clone(f.again)}
