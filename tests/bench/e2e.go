@@ -29,11 +29,11 @@ func endToEndParts() []part {
 		lanes []string
 		run   func(*field) error
 	}{
-		{"e2e/small-packets", append(commonLanes(), laneEmpty, laneEmptyXDP), (*field).smallPackets},
-		{"e2e/connections", commonLanes(), (*field).connections},
+		{"e2e/small-packets", append(commonLanes(), laneEmpty, laneEmptyXDP, laneTrack), (*field).smallPackets},
+		{"e2e/connections", append(commonLanes(), laneTrack), (*field).connections},
 		{"e2e/latency", commonLanes(), (*field).latency},
-		{"e2e/tcp-gso", commonLanes(), (*field).throughputGSO},
-		{"e2e/tcp-no-gso", commonLanes(), (*field).throughputNoGSO},
+		{"e2e/tcp-gso", append(commonLanes(), laneTrack), (*field).throughputGSO},
+		{"e2e/tcp-no-gso", append(commonLanes(), laneTrack), (*field).throughputNoGSO},
 		{"e2e/flood", append(commonLanes(), laneDrop, laneListing, laneListingXDP, laneAdmitting, laneAdmittingXDP), (*field).flood},
 	} {
 		list = append(list, part{[]string{p.name}, func(b *bench, _ []string) error {
@@ -60,6 +60,7 @@ const (
 	laneNft      = "nftables"
 	laneEmpty    = "an empty program at TC"
 	laneEmptyXDP = "an empty program at XDP"
+	laneTrack    = "one lookup of the flow at TC, both ways"
 	laneDrop     = "parse and drop at XDP"
 	// A rule more lists the sources of a flood: for another port than they send to, or
 	// for that port.
@@ -155,9 +156,11 @@ func (f *field) filter(l *lane, root string) error {
 	case laneNft:
 		return f.nftables(l, prefixes)
 	case laneEmpty:
-		return f.floorProgram(l, floor.TC, "empty")
+		return f.floorProgram(l, floor.TC, "empty", ebpf.AttachTCXIngress)
 	case laneEmptyXDP:
 		return f.floorProgram(l, floor.XDP, "empty")
+	case laneTrack:
+		return f.floorProgram(l, floor.TC, "track", ebpf.AttachTCXIngress, ebpf.AttachTCXEgress)
 	case laneDrop:
 		return f.floorProgram(l, floor.XDP, "parse_drop")
 	}
@@ -204,25 +207,28 @@ func (f *field) nftables(l *lane, prefixes []netip.Prefix) error {
 	return bed.LoadRuleset(l.server, file)
 }
 
-// floorProgram has a floor judge what comes in.
-func (f *field) floorProgram(l *lane, hook floor.Hook, name string) error {
-	set, err := floor.Load(floor.Options{Hook: hook, Family: 4})
+// floorProgram has a floor judge what comes in, or at TC what goes these ways.
+func (f *field) floorProgram(l *lane, hook floor.Hook, name string, ways ...ebpf.AttachType) error {
+	set, err := floor.Load(floor.Options{Hook: hook, Family: 4, Sizes: floor.Sizes{Flows: 1 << 17}})
 	if err != nil {
 		return err
 	}
 	f.close = append(f.close, set.Close)
 	return l.server.Run(func() error {
-		var attached link.Link
-		var err error
-		if hook == floor.XDP {
-			attached, err = link.AttachXDP(link.XDPOptions{Program: set.Program(name), Interface: l.far.Index, Flags: link.XDPDriverMode})
-		} else {
-			attached, err = link.AttachTCX(link.TCXOptions{Program: set.Program(name), Interface: l.far.Index, Attach: ebpf.AttachTCXIngress})
-		}
-		if err != nil {
+		keep := func(attached link.Link, err error) error {
+			if err == nil {
+				f.close = append(f.close, attached.Close) // and keeps it: an unreferenced link detaches
+			}
 			return err
 		}
-		f.close = append(f.close, attached.Close) // and keeps it: an unreferenced link detaches
+		if hook == floor.XDP {
+			return keep(link.AttachXDP(link.XDPOptions{Program: set.Program(name), Interface: l.far.Index, Flags: link.XDPDriverMode}))
+		}
+		for _, way := range ways {
+			if err := keep(link.AttachTCX(link.TCXOptions{Program: set.Program(name), Interface: l.far.Index, Attach: way})); err != nil {
+				return err
+			}
+		}
 		return nil
 	})
 }

@@ -155,7 +155,7 @@ func none(int) int     { return 0 }
 func (f *field) smallPackets() error {
 	const flows = 64
 	bySide := map[string]measure.Slice{}
-	for _, name := range append(commonLanes(), laneEmpty, laneEmptyXDP) {
+	for _, name := range append(commonLanes(), laneEmpty, laneEmptyXDP, laneTrack) {
 		l := f.lanes[name]
 		sink, err := f.sink(l)
 		if err != nil {
@@ -186,6 +186,7 @@ func (f *field) smallPackets() error {
 			measure.Row{Name: f.name + "/" + lane.what + "/added", Unit: "ns CPU", Ours: samples.Net(lane.name), Floor: samples.Net(lane.empty), FloorIs: "empty program",
 				Peer: samples.Net(laneNft), Targets: []measure.Target{{Of: measure.OfRatioPeer, Most: 0.3}}})
 	}
+	f.add(measure.Row{Name: f.name + "/track/added", Unit: "ns CPU", Ours: samples.Net(laneTrack), Peer: samples.Net(laneNft)})
 	f.add(measure.Row{Name: f.name + "/noise", Unit: "packets/CPU s", Ours: rate(samples.Absolute(laneAgain)), Floor: rate(samples.Baseline(laneAgain)), FloorIs: "none"})
 	return nil
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -99,7 +101,7 @@ func echo(fd int) {
 // onLanes makes slices on the lanes that TCP goes over.
 func (f *field) onLanes(slice func(l *lane) (measure.Slice, error)) (map[string]measure.Slice, error) {
 	bySide := map[string]measure.Slice{}
-	for _, name := range commonLanes() {
+	for _, name := range slices.Sorted(maps.Keys(f.lanes)) {
 		s, err := slice(f.lanes[name])
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
@@ -155,6 +157,7 @@ func (f *field) tellRates(samples measure.Samples, unit string, per, least float
 	}
 	row("tc", laneOurs, []measure.Target{{Of: measure.OfRatioFloor, Least: least}})
 	row("xdp", laneXDP, nil)
+	row("track", laneTrack, nil)
 	f.add(measure.Row{Name: f.name + "/nftables", Unit: unit, Ours: peer, Floor: samples.Baseline(laneNft).Inverse(per), FloorIs: "none"})
 	f.add(measure.Row{Name: f.name + "/noise", Unit: unit, Ours: samples.Absolute(laneAgain).Inverse(per), Floor: samples.Baseline(laneAgain).Inverse(per), FloorIs: "none"})
 	return nil

@@ -39,6 +39,7 @@ const (
 	tcProgParseDrop    = "parse_drop"
 	tcProgPrime        = "prime"
 	tcProgSubmitEvent  = "submit_event"
+	tcProgTrack        = "track"
 	tcProgTrieLookup   = "trie_lookup"
 	tcVarFamily        = "family"
 )
@@ -98,6 +99,7 @@ type tcProgramSpecs struct {
 	ParseDrop    *ebpf.ProgramSpec `ebpf:"parse_drop"`
 	Prime        *ebpf.ProgramSpec `ebpf:"prime"`
 	SubmitEvent  *ebpf.ProgramSpec `ebpf:"submit_event"`
+	Track        *ebpf.ProgramSpec `ebpf:"track"`
 	TrieLookup   *ebpf.ProgramSpec `ebpf:"trie_lookup"`
 }
 
@@ -195,6 +197,7 @@ type tcPrograms struct {
 	ParseDrop    *ebpf.Program `ebpf:"parse_drop"`
 	Prime        *ebpf.Program `ebpf:"prime"`
 	SubmitEvent  *ebpf.Program `ebpf:"submit_event"`
+	Track        *ebpf.Program `ebpf:"track"`
 	TrieLookup   *ebpf.Program `ebpf:"trie_lookup"`
 }
 
@@ -213,6 +216,7 @@ func (p *tcPrograms) Close() error {
 		p.ParseDrop,
 		p.Prime,
 		p.SubmitEvent,
+		p.Track,
 		p.TrieLookup,
 	)
 }

@@ -39,6 +39,7 @@ const (
 	xdpProgParseDrop    = "parse_drop"
 	xdpProgPrime        = "prime"
 	xdpProgSubmitEvent  = "submit_event"
+	xdpProgTrack        = "track"
 	xdpProgTrieLookup   = "trie_lookup"
 	xdpVarFamily        = "family"
 )
@@ -98,6 +99,7 @@ type xdpProgramSpecs struct {
 	ParseDrop    *ebpf.ProgramSpec `ebpf:"parse_drop"`
 	Prime        *ebpf.ProgramSpec `ebpf:"prime"`
 	SubmitEvent  *ebpf.ProgramSpec `ebpf:"submit_event"`
+	Track        *ebpf.ProgramSpec `ebpf:"track"`
 	TrieLookup   *ebpf.ProgramSpec `ebpf:"trie_lookup"`
 }
 
@@ -195,6 +197,7 @@ type xdpPrograms struct {
 	ParseDrop    *ebpf.Program `ebpf:"parse_drop"`
 	Prime        *ebpf.Program `ebpf:"prime"`
 	SubmitEvent  *ebpf.Program `ebpf:"submit_event"`
+	Track        *ebpf.Program `ebpf:"track"`
 	TrieLookup   *ebpf.Program `ebpf:"trie_lookup"`
 }
 
@@ -213,6 +216,7 @@ func (p *xdpPrograms) Close() error {
 		p.ParseDrop,
 		p.Prime,
 		p.SubmitEvent,
+		p.Track,
 		p.TrieLookup,
 	)
 }

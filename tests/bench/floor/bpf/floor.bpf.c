@@ -213,6 +213,19 @@ PROGRAM lru_lookup(context *ctx)
 	return done(flow ? flow->packets[0] : 0);
 }
 
+/* The least that a filter which follows flows does for a packet: to read its key and look its flow up, or enter it. */
+PROGRAM track(context *ctx)
+{
+	struct flow flow = {.packets = {1}};
+	union key key;
+
+	if (!read_key(ctx, &key))
+		return PASS;
+	if (!bpf_map_lookup_elem(&lru_table, &key))
+		bpf_map_update_elem(&lru_table, &key, &flow, BPF_ANY);
+	return done(1);
+}
+
 /* T: of the peer's address. */
 PROGRAM trie_lookup(context *ctx)
 {
