@@ -1,6 +1,7 @@
 package compile_test
 
 import (
+	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
@@ -231,6 +232,42 @@ func long(r *rand.Rand, set *policy.PrefixSet) *policy.PrefixSet {
 		all = append(all, netip.PrefixFrom(a, a.BitLen()-r.IntN(12)).Masked())
 	}
 	return policy.NewPrefixSet(all)
+}
+
+// TestCompilerForgets: beside many prefixes that stay, a rule has another list in each
+// policy, inside one of them. What is remembered of lists that are gone is bounded.
+func TestCompilerForgets(t *testing.T) {
+	many := make([]netip.Prefix, 20_000)
+	for i := range many {
+		many[i] = netip.PrefixFrom(netip.AddrFrom4([4]byte{20, byte(i >> 8), byte(i)}), 24)
+	}
+	p := guarded(policy.AccessRule{Name: "many", Direction: in, ServiceTags: []string{"many"}}, rule("other"))
+	p.ServiceTags = map[string]*policy.PrefixSet{"many": policy.NewPrefixSet(many)}
+	var c compile.Compiler
+	var before *compile.Tables
+	kept, mostLists, mostClasses := 0, 0, 0
+	for i := range 3000 {
+		p = copied(p)
+		other := &p.Perimeters[0].Profiles[0].AccessRules[1]
+		other.Name = fmt.Sprint("other-", i) // or it would be the same list, edited
+		other.AddressPrefixes = []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{20, byte(i >> 8), byte(i), 1}), 32)}
+		tables, _, err := c.Compile(p, elsewhere())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if before != nil && sharesBase(tables, before) {
+			kept++
+		}
+		before = tables
+		lists, classes := c.Remembers()
+		mostLists, mostClasses = max(mostLists, lists), max(mostClasses, classes)
+	}
+	if kept < 2900 {
+		t.Errorf("the base was kept %d times: nothing was remembered that could be forgotten", kept)
+	}
+	if mostLists > 1500 || mostClasses > 1500 {
+		t.Errorf("%d numbers of lists and %d of classes, of 3 lists at a time", mostLists, mostClasses)
+	}
 }
 
 // editPrefixes adds prefixes to some lists of a policy and takes some away: in tags, as

@@ -13,6 +13,11 @@ func (c *Compiler) KeepAlways() {
 	c.cover = &cover{changesMost: func(prefixes int) int { return prefixes }}
 }
 
+// Remembers tells how many numbers of lists and of classes a compiler has given.
+func (c *Compiler) Remembers() (lists, classes int) {
+	return int(c.lists.next), len(c.cover.classes.all)
+}
+
 // ChangesOf is changesOf.
 var ChangesOf = changesOf
 
