@@ -202,7 +202,7 @@ __noinline __u32 prefix_class6(__u32 slot, __u32 word0_be, __u32 word1_be, __u32
 	__u32 *class = NULL;
 	void *inner;
 
-	asm volatile("" : "+m"(key)); /* the words are read from there: as little */
+	asm volatile("" : "+m"(key)); /* the words are read from the key, as there is little stack for copies */
 	if (!indexes)
 		return CLASS_NONE;
 	index = &indexes->of6;

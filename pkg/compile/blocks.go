@@ -21,6 +21,9 @@ func familyOf(a netip.Addr) int {
 	return family6
 }
 
+// everyAddress is the prefix that holds all of a family.
+func everyAddress(family int) netip.Prefix { return block{}.prefix(family) }
+
 // block is a prefix as sorting and nesting see it: the address left-aligned in
 // 128 bits. Blocks of the two families are never mixed.
 type block struct {

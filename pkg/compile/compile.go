@@ -66,7 +66,7 @@ func (c *Compiler) compile(p *policy.Policy, facts *policy.Facts) (*Tables, *Leg
 		standings:   make([]standing, len(p.Resources)),
 		livesHere:   make([]bool, len(p.Resources)),
 		identities:  make([][]listID, len(p.Resources)),
-		everyPeer:   []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)},
+		everyPeer:   []netip.Prefix{everyAddress(family4), everyAddress(family6)},
 	}
 	if err := b.resolve(); err != nil {
 		return nil, nil, err

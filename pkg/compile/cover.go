@@ -32,13 +32,14 @@ type coverInput struct {
 
 // follow makes the cover that of another policy.
 func (c *cover) follow(from coverInput) {
-	edits, few := from.since(&c.from, c.editsMost())
+	most := c.editsMost()
+	edits, few := from.since(&c.from, most)
 	kept := c.carriers != nil && from.sameResources(&c.from)
 	c.from = from
 	if kept && few && len(edits[family4])+len(edits[family6]) == 0 {
 		return
 	}
-	anew := c.editsMost() == 0
+	anew := most == 0
 	if anew {
 		c.classes, kept = newClasses(), false // numbered as if there had been no policy before
 	}
@@ -49,7 +50,10 @@ func (c *cover) follow(from coverInput) {
 		switch edited := edits[family]; {
 		case !kept || !few || len(edited) > c.changesMost(len(c.prefixes[family].Base)):
 			c.sweep(family)
-		case len(edited) > 0:
+		case len(edited) == 0:
+		case edited[0].Bits() == 0: // all classes are others
+			c.sweep(family)
+		default:
 			c.edit(family, edited)
 		}
 	}
@@ -158,14 +162,10 @@ func outermost(prefixes []netip.Prefix) []netip.Prefix {
 	return out
 }
 
-// edit brings the classes up to date inside these prefixes, which some lists have and
-// had not before, or had and have no more. Resources have what they had.
+// edit brings the classes up to date inside these prefixes, none of length 0, which some
+// lists have and had not before, or had and have no more. Resources have what they had.
 func (c *cover) edit(family int, edited []netip.Prefix) {
 	before, places := c.prefixes[family], c.places[family]
-	if edited[0].Bits() == 0 {
-		c.sweep(family) // and all classes are others
-		return
-	}
 	marks := marksInside(c.from.owned, edited)
 	var changes, open []PrefixClass // open: changes around where the walk is
 	rest, first := before.Changes, 0
@@ -186,7 +186,7 @@ func (c *cover) edit(family int, edited []netip.Prefix) {
 		n := 0
 		for at := blockOf(region); n < len(marks) && at.contains(marks[n].block); n++ {
 		}
-		inside := c.walk(family, around, marks[:n])
+		inside, _ := c.walk(family, around, marks[:n])
 		marks = marks[n:]
 		if len(open) == 0 { // the base counts
 			if slices.Equal(inside, before.Base[first:end]) {
@@ -198,7 +198,6 @@ func (c *cover) edit(family int, edited []netip.Prefix) {
 		}
 		changes = append(changes, inside...)
 	}
-	c.places[family] = places // which the walks have found again
 	c.prefixes[family].Changes = append(changes, rest...)
 	if c.prefixes[family].tooMuch(c.changesMost) {
 		c.sweep(family)
@@ -207,16 +206,15 @@ func (c *cover) edit(family int, edited []netip.Prefix) {
 
 // marksOf sorts the prefixes of a family by place.
 func marksOf(all []owned, family int) []mark {
+	every := everyAddress(family)
 	count := 0
 	for _, o := range all {
-		count += o.set.Len()
+		count += o.set.LenInside(every)
 	}
 	marks := make([]mark, 0, count)
 	for _, o := range all {
-		for p := range o.set.All() {
-			if familyOf(p.Addr()) == family {
-				marks = append(marks, mark{blockOf(p), o.owner})
-			}
+		for p := range o.set.Inside(every) {
+			marks = append(marks, mark{blockOf(p), o.owner})
 		}
 	}
 	return sortedMarks(marks)

@@ -16,7 +16,7 @@ type listID uint32
 type lists struct {
 	before    *lists // until all lists are numbered
 	next      listID
-	bySlice   map[sliceKey]*policy.PrefixSet
+	bySlice   map[policy.Origin]*policy.PrefixSet
 	byContent map[uint64][]owned // by fingerprint
 	byOrigin  map[policy.Origin]listID
 	byUse     map[string]listID // by what names it in the policy
@@ -31,23 +31,10 @@ type owned struct {
 	set   *policy.PrefixSet
 }
 
-// sliceKey tells a slice of the policy, which nobody changes, from any other.
-type sliceKey struct {
-	first *netip.Prefix
-	count int
-}
-
-func keyOf(prefixes []netip.Prefix) sliceKey {
-	if len(prefixes) == 0 {
-		return sliceKey{}
-	}
-	return sliceKey{&prefixes[0], len(prefixes)}
-}
-
 // newLists follows the lists of the policy that was compiled before, if there was one.
 func newLists(before *lists) *lists {
 	l := &lists{
-		before: before, bySlice: map[sliceKey]*policy.PrefixSet{}, byContent: map[uint64][]owned{},
+		before: before, bySlice: map[policy.Origin]*policy.PrefixSet{}, byContent: map[uint64][]owned{},
 		byOrigin: map[policy.Origin]listID{}, byUse: map[string]listID{}, byName: map[string]listID{}, taken: map[listID]bool{},
 	}
 	if before == nil {
@@ -74,7 +61,7 @@ func (l *lists) ofPrefixes(use string, prefixes []netip.Prefix) listID {
 
 // setOf makes a set of prefixes once, however often they are asked about.
 func (l *lists) setOf(prefixes []netip.Prefix) *policy.PrefixSet {
-	key := keyOf(prefixes)
+	key := policy.OriginOf(prefixes)
 	set := l.bySlice[key]
 	if set == nil {
 		if set = l.before.bySlice[key]; set == nil {

@@ -60,7 +60,7 @@ func changesOf(built, wanted []PrefixClass, most int) (changes []PrefixClass, fe
 			order = 1
 		case len(wanted) == 0:
 			order = -1
-		case built[0].Prefix != wanted[0].Prefix:
+		default:
 			order = policy.ComparePrefixes(built[0].Prefix, wanted[0].Prefix)
 		}
 		var at PrefixClass
@@ -69,9 +69,7 @@ func changesOf(built, wanted []PrefixClass, most int) (changes []PrefixClass, fe
 		} else {
 			at = wanted[0]
 		}
-		for len(around) > 0 && !policy.Holds(around[len(around)-1].Prefix, at.Prefix) {
-			around = around[:len(around)-1]
-		}
+		around = onlyAround(around, at.Prefix)
 		inside := changed.IsValid() && policy.Holds(changed, at.Prefix)
 		switch {
 		case order < 0: // gone: its addresses are of what is around it

@@ -72,14 +72,13 @@ func (p Prefixes) Len() int {
 // or would. It returns how many prefixes of Base do not count, for changes.
 func (p Prefixes) walkChanges(f func(c PrefixClass, around []PrefixClass, first int)) (covered int) {
 	var around []PrefixClass
-	first, end := 0, 0
+	first := 0
 	for _, c := range p.Changes {
 		around = onlyAround(around, c.Prefix)
 		first = seek(p.Base, first, c.Prefix)
 		f(c, around, first)
 		if len(around) == 0 {
-			end = endInside(p.Base, first, c.Prefix)
-			covered += end - first
+			covered += endInside(p.Base, first, c.Prefix) - first
 		}
 		around = append(around, c)
 	}

@@ -22,16 +22,16 @@ type carriedPlace struct {
 // sweep walks all prefixes of a family.
 func (c *cover) sweep(family int) {
 	c.roots[family] = c.classes.rootOf(nil)
-	c.places[family] = nil
-	prefixes := c.walk(family, place{}, marksOf(c.from.owned, family))
+	prefixes, places := c.walk(family, place{}, marksOf(c.from.owned, family))
+	c.places[family] = places
 	c.prefixes[family] = c.prefixes[family].changedTo(prefixes, c.changesMost)
 }
 
 // walk takes sorted prefixes of a family, those around the present one on a stack,
 // the first of which holds them all. It returns each that is of another class than
-// what is around it, with its class, and notes those that resources have.
-func (c *cover) walk(family int, around place, marks []mark) []PrefixClass {
-	out := make([]PrefixClass, 0, len(marks))
+// what is around it, with its class, and those that resources have.
+func (c *cover) walk(family int, around place, marks []mark) (prefixes []PrefixClass, places []carriedPlace) {
+	prefixes = make([]PrefixClass, 0, len(marks))
 	open := []place{around}
 	var own ownMarks
 	for len(marks) > 0 {
@@ -54,7 +54,7 @@ func (c *cover) walk(family int, around place, marks []mark) []PrefixClass {
 			if hides {
 				hidden = without(c.identitiesOf(outer.carried), own.lists)
 			}
-			c.places[family] = append(c.places[family], carriedPlace{at.prefix(family), here.carried})
+			places = append(places, carriedPlace{at.prefix(family), here.carried})
 		}
 		if at.bits == 0 {
 			c.roots[family] = c.classes.rootOf(own.lists)
@@ -62,11 +62,11 @@ func (c *cover) walk(family int, around place, marks []mark) []PrefixClass {
 			here.class = c.classes.within(c.roots[family], outer.class, own.lists, hidden)
 		}
 		if here.class != outer.class {
-			out = append(out, PrefixClass{at.prefix(family), here.class})
+			prefixes = append(prefixes, PrefixClass{at.prefix(family), here.class})
 		}
 		open = append(open, here)
 	}
-	return out
+	return prefixes, places
 }
 
 // identitiesOf returns the lists in which addresses that carry this stand as

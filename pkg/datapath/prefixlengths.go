@@ -14,9 +14,7 @@ const (
 	// lengthsBytesPerPrefix is what a prefix may take with its share of the markers: a
 	// quarter more than in a trie, and only lists of very many lengths come near it.
 	lengthsBytesPerPrefix = bytesPerPrefix * 5 / 4
-)
 
-const (
 	lengthEntries    = int(perimeterLengthBoundLENGTH_ENTRIES)
 	lengthBlockBytes = int(unsafe.Sizeof(perimeterLengthBlock{}))
 )

@@ -106,6 +106,11 @@ func (s *PrefixSet) Inside(p netip.Prefix) iter.Seq[netip.Prefix] {
 	return cursor{inside(s.base, p), inside(s.added, p), inside(s.removed, p)}.all()
 }
 
+// LenInside returns how many Inside yields.
+func (s *PrefixSet) LenInside(p netip.Prefix) int {
+	return len(inside(s.base, p)) + len(inside(s.added, p)) - len(inside(s.removed, p))
+}
+
 // cursor goes through what is in base or added, but not in removed, sorted as they are.
 type cursor struct{ base, added, removed []netip.Prefix }
 
@@ -195,20 +200,23 @@ func (s *PrefixSet) Since(before *PrefixSet, most int) (added, removed []netip.P
 	return added, removed, len(added)+len(removed) <= most
 }
 
-// Origin tells from what a set was made by edits that are kept apart.
+// Origin tells a slice of prefixes, which nobody changes, from any other.
 type Origin struct {
 	first *netip.Prefix
 	count int
 }
 
-// Origin is the same for a set and for those that were made from it, as long as they
-// differ little.
-func (s *PrefixSet) Origin() Origin {
-	if len(s.base) == 0 {
+// OriginOf is the zero Origin for all slices without prefixes.
+func OriginOf(prefixes []netip.Prefix) Origin {
+	if len(prefixes) == 0 {
 		return Origin{}
 	}
-	return Origin{&s.base[0], len(s.base)}
+	return Origin{&prefixes[0], len(prefixes)}
 }
+
+// Origin is the same for a set and for those that were made from it, as long as they
+// differ little.
+func (s *PrefixSet) Origin() Origin { return OriginOf(s.base) }
 
 // MarshalJSON writes the prefixes as a list.
 func (s *PrefixSet) MarshalJSON() ([]byte, error) {

@@ -79,8 +79,8 @@ func TestPrefixSet(t *testing.T) {
 					t.Fatalf("has %s: %t", p, !k.want[p])
 				}
 				inside := slices.DeleteFunc(slices.Clone(want), func(q netip.Prefix) bool { return q.Bits() < p.Bits() || !p.Contains(q.Addr()) })
-				if got := slices.Collect(k.set.Inside(p)); !slices.Equal(got, inside) {
-					t.Fatalf("inside %s: %v, want %v", p, got, inside)
+				if got := slices.Collect(k.set.Inside(p)); !slices.Equal(got, inside) || k.set.LenInside(p) != len(inside) {
+					t.Fatalf("inside %s: %d of %v, want %v", p, k.set.LenInside(p), got, inside)
 				}
 			}
 			other := all[r.IntN(len(all))]
